@@ -1,1 +1,3 @@
-//! x
+//! The Convoke server. `ARCHITECTURE.md` is the map; `main.rs` only calls [`cmd`].
+
+pub mod storage;

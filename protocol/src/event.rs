@@ -1,0 +1,68 @@
+//! What a server says unasked. Events have request id 0.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error_code::ErrorCode;
+use crate::id::{ConversationId, Seq};
+use crate::message::Message;
+
+/// A new message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Where it was said.
+    pub conversation: ConversationId,
+    /// The number before it in its lane (its priority); 0 if it is the lane's first since the conversation became
+    /// active. With one lane it is `seq - 1`.
+    pub lane_previous: Seq,
+    /// What was said.
+    pub message: Message,
+}
+
+/// Pushes of a conversation were left out because this session did not read fast enough, or were shed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lagged {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Its head when this was written: pull from your cursor to here.
+    pub head: Seq,
+    /// How many messages were shed for good (live rooms and ephemeral messages only).
+    pub shed: u64,
+}
+
+/// A node of the cluster as clients reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// The node's id.
+    pub node: String,
+    /// `host:port` of its TCP listener, if it has one for clients.
+    pub tcp: Option<String>,
+    /// `host:port` of its WebSocket listener, if it has one for clients.
+    pub ws: Option<String>,
+}
+
+/// The server is about to close the connection: come back, here or elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoAway {
+    /// Why.
+    pub reason: ErrorCode,
+    /// How long to wait before connecting again, in milliseconds.
+    pub retry_after_ms: u32,
+    /// Where to connect; empty for the same address.
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// The session is over and is not to be resumed by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kicked {
+    /// Why.
+    pub reason: ErrorCode,
+    /// The same for a person.
+    pub message: String,
+}
+
+/// The nodes that clients may connect to are now these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesChanged {
+    /// All of them.
+    pub nodes: Vec<NodeAddress>,
+}

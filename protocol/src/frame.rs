@@ -1,0 +1,184 @@
+//! The table of frames: which number and which name stands for which struct, on every transport.
+//!
+//! Numbers: requests 1–99 and from 300; the answer to request `n` is `n + 100`; 100 is the error answer; events are
+//! 200–250. So every frame of the first years costs one byte of type. A number is never used twice.
+
+use crate::codec::{self, CodecError};
+use crate::error_code::RequestError;
+use crate::event::{GoAway, Kicked, Lagged, NodesChanged, Push};
+use crate::request::messages::{Ack, Acked, History, HistoryPage, Pull, Pulled, Send, Sent};
+use crate::request::session::{
+    CloseSession, Heartbeat, HeartbeatAnswer, Hello, ListSessions, LoggedIn, LoggedOut, Login, Logout,
+    SessionClosed, Sessions, Welcome,
+};
+use crate::request::sync::{Sync, Synced};
+
+/// The type number of the error answer.
+pub const ERROR_TYPE: u16 = 100;
+
+/// What a frame's body is, before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHead {
+    /// Chosen by the client, returned in the answer; 0 for events.
+    pub request_id: u64,
+    /// The type number; see the tables of this module.
+    pub type_number: u16,
+}
+
+/// A frame whose body is still bytes of the connection's codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawFrame<'a> {
+    /// Number and type.
+    pub head: FrameHead,
+    /// The encoded body.
+    pub body: &'a [u8],
+}
+
+/// How bodies are encoded on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// bincode 2, `config::standard()`.
+    Bincode,
+    /// JSON text.
+    Json,
+}
+
+macro_rules! frames {
+    ($(#[$doc:meta])* $enum:ident { $( $number:literal $name:literal $variant:ident ),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum $enum { $( #[doc = concat!("`", $name, "`, type ", $number, ".")] $variant($variant) ),* }
+
+        impl $enum {
+            /// Every type: its number and its name in JSON.
+            pub const TYPES: &'static [(u16, &'static str)] = &[$(($number, $name)),*];
+
+            /// The number of the frame's type.
+            pub const fn type_number(&self) -> u16 { match self { $( Self::$variant(_) => $number ),* } }
+
+            /// The name of the frame's type.
+            pub const fn name(&self) -> &'static str { match self { $( Self::$variant(_) => $name ),* } }
+
+            /// Reads a body of the given type; `None` if the number is not of this table.
+            ///
+            /// # Errors
+            /// The bytes are not such a body.
+            pub fn decode(codec: Codec, type_number: u16, body: &[u8]) -> Result<Option<Self>, CodecError> {
+                Ok(Some(match type_number {
+                    $( $number => Self::$variant(codec::decode_body(codec, body)?), )*
+                    _ => return Ok(None),
+                }))
+            }
+
+            /// Writes the whole frame, without the framing of a transport.
+            pub fn encode(&self, codec: Codec, request_id: u64) -> Vec<u8> {
+                let head = FrameHead { request_id, type_number: self.type_number() };
+                match self { $( Self::$variant(body) => codec::encode_frame(codec, head, self.name(), body) ),* }
+            }
+        }
+
+        $( impl From<$variant> for $enum { fn from(body: $variant) -> Self { Self::$variant(body) } } )*
+    };
+}
+
+frames! {
+    /// What a client asks.
+    Request {
+        1 "hello" Hello,
+        2 "login" Login,
+        3 "logout" Logout,
+        4 "heartbeat" Heartbeat,
+        5 "send" Send,
+        6 "pull" Pull,
+        7 "ack" Ack,
+        8 "sync" Sync,
+        9 "list_sessions" ListSessions,
+        10 "close_session" CloseSession,
+        11 "history" History,
+    }
+}
+
+frames! {
+    /// What a server answers.
+    Answer {
+        100 "error" RequestError,
+        101 "welcome" Welcome,
+        102 "logged_in" LoggedIn,
+        103 "logged_out" LoggedOut,
+        104 "heartbeat_answer" HeartbeatAnswer,
+        105 "sent" Sent,
+        106 "pulled" Pulled,
+        107 "acked" Acked,
+        108 "synced" Synced,
+        109 "sessions" Sessions,
+        110 "session_closed" SessionClosed,
+        111 "history_page" HistoryPage,
+    }
+}
+
+frames! {
+    /// What a server says unasked.
+    Event {
+        200 "push" Push,
+        201 "lagged" Lagged,
+        202 "go_away" GoAway,
+        203 "kicked" Kicked,
+        204 "nodes_changed" NodesChanged,
+    }
+}
+
+/// What a client receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// The answer to the request with this id.
+    Answer(u64, Answer),
+    /// Something the server said unasked.
+    Event(Event),
+    /// A frame of a type this crate does not know: to be ignored.
+    Unknown(FrameHead),
+}
+
+impl Incoming {
+    /// Reads a whole frame, without the framing of a transport.
+    ///
+    /// # Errors
+    /// The bytes are not a frame, or the body does not fit its type.
+    pub fn decode(codec: Codec, bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::with_frame(codec, bytes, |raw| {
+            let RawFrame { head, body } = raw;
+            if head.request_id == 0 {
+                if let Some(event) = Event::decode(codec, head.type_number, body)? {
+                    return Ok(Self::Event(event));
+                }
+            } else if let Some(answer) = Answer::decode(codec, head.type_number, body)? {
+                return Ok(Self::Answer(head.request_id, answer));
+            }
+            Ok(Self::Unknown(head))
+        })
+    }
+}
+
+/// The number of a type by its JSON name, of whichever table.
+pub fn type_number(name: &str) -> Option<u16> {
+    [Request::TYPES, Answer::TYPES, Event::TYPES]
+        .into_iter()
+        .flatten()
+        .find_map(|(number, known)| (*known == name).then_some(*number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_their_rule_and_none_is_used_twice() {
+        let all: Vec<_> = [Request::TYPES, Answer::TYPES, Event::TYPES].concat();
+        let numbers: std::collections::BTreeSet<_> = all.iter().map(|(number, _)| number).collect();
+        let names: std::collections::BTreeSet<_> = all.iter().map(|(_, name)| name).collect();
+        assert_eq!((numbers.len(), names.len()), (all.len(), all.len()));
+        assert!(Event::TYPES.iter().all(|(number, _)| (200..=250).contains(number)));
+        for (number, name) in Request::TYPES {
+            assert!(Answer::TYPES.iter().any(|(answer, _)| *answer == number + 100), "{name} has no answer");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Catching up after an absence.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ConversationId, Seq};
+use crate::message::Cursor;
+use crate::request::messages::Page;
+
+/// Asks what is missing in every conversation of the user, in bounded pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync {
+    /// How far the client has everything; at most `limits.max_ranges`. A conversation that is not named starts at the
+    /// device's cursor if `use_device_cursors`, else at its head (only the head is told).
+    #[serde(default)]
+    pub cursors: Vec<Cursor>,
+    /// Use the cursors that this device acknowledged earlier.
+    #[serde(default)]
+    pub use_device_cursors: bool,
+    /// Where the former page ended: its `next`.
+    pub after: Option<ConversationId>,
+}
+
+/// A conversation in a [`Synced`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncedConversation {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Its head; pushes above it follow by themselves.
+    pub head: Seq,
+    /// The cursor that the answer started from; absent when neither side had one.
+    pub cursor: Option<Seq>,
+    /// Messages from others above the user's read mark.
+    pub unread: u64,
+}
+
+/// The answer to [`Sync`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synced {
+    /// The conversations of this page, in the order of their ids.
+    pub conversations: Vec<SyncedConversation>,
+    /// What they are missing, each in rising order; where `next` is set, `Pull` the rest.
+    pub pages: Vec<Page>,
+    /// Ask again with this as `after`; absent at the end.
+    pub next: Option<ConversationId>,
+}

@@ -1,0 +1,180 @@
+//! What is kept, and the contract of those who keep it.
+//!
+//! One trait per concern; the docs of each method are the specification that `storage::conformance` checks on every
+//! implementation: [`memory`] (the reference), [`embedded`] (one node, fjall), and [`faulty`], which wraps any of them
+//! and injects errors, delays and unknown outcomes.
+//!
+//! # Invariants
+//! - `append` answers `Ok` only after the rows are durable.
+//! - No read shows a row before its write is durable.
+//! - Nothing in this module knows actors or sockets.
+
+pub mod conformance;
+pub mod embedded;
+pub mod faulty;
+pub mod memory;
+pub mod row;
+
+use std::sync::Arc;
+
+use convoke_protocol::id::{ConversationId, DeviceId, MessageId, Seq, UserId};
+use convoke_protocol::message::Cursor;
+use futures_util::future::BoxFuture;
+
+pub use row::{Entry, Epoch, LogRow, WriteStamp};
+
+/// Why an append did not answer `Ok`, and so whether its rows may be there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The writer's queue is at its bound. Nothing was stored; try again later.
+    #[error("the store's queue is full")]
+    Overloaded,
+    /// Nothing was stored, and nothing will be by this call.
+    #[error("not stored: {0}")]
+    NotStored(String),
+    /// It may be stored now or become so later: only the same rows with the same stamp may be written again.
+    #[error("perhaps stored: {0}")]
+    Unknown(String),
+}
+
+/// Why a read failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The store cannot be reached or is overloaded; try again later.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be understood; trying again does not help.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// Why a small write (an index, a cursor) failed. All of them may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not written: {0}")]
+pub struct WriteError(pub String);
+
+/// Rows of one conversation to be written as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Rising, without a gap between them.
+    pub rows: Vec<LogRow>,
+    /// Which of two writes of one row wins: the higher.
+    pub stamp: WriteStamp,
+    /// Users in whose list of conversations this one must be, not later than the rows. Given with the first message
+    /// of a direct conversation; idempotent.
+    pub listed_for: Vec<UserId>,
+}
+
+/// How an append tells its end: called exactly once, from any thread; must not block.
+pub type AppendDone = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
+
+/// A confirmed place of a log from which a new owner begins its scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint {
+    /// A seq known to be confirmed.
+    pub base: Seq,
+    /// The id of the message with that seq.
+    pub id: MessageId,
+}
+
+/// How much a read returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// At most so many rows.
+    pub rows: usize,
+    /// It stops after the row with which the bodies reach so many bytes; one row is always returned.
+    pub bytes: usize,
+}
+
+/// The logs of the conversations.
+pub trait MessageLog: Send + Sync + 'static {
+    /// Writes rows; `done` learns the outcome.
+    ///
+    /// - `Ok` means that all rows (and the lists of `listed_for`) are durable at the store's write level.
+    /// - The rows of one append are all there or none of them, whenever the process dies (a store that spreads rows over
+    ///   partitions may keep a part; the reader tells by [`LogRow::prev`]).
+    /// - Writing the same rows with the same stamp again changes nothing.
+    /// - Of two writes of one row the one with the higher stamp stays. The embedded store has one owner that writes in
+    ///   the order of its stamps, and relies on it.
+    /// - Appends of one caller to one conversation take effect in the order of the calls.
+    /// - `done` is called exactly once, also when the store is shut down.
+    fn append(&self, append: Append, done: AppendDone);
+
+    /// The place from which a new owner scans: confirmed, and as high as is known. `None` for an empty log.
+    fn hint<'a>(&'a self, conversation: &'a ConversationId)
+    -> BoxFuture<'a, Result<Option<Hint>, ReadError>>;
+
+    /// The rows with seq in `from..=to` that are there, in rising order, at most `limit`. A missing row is left out.
+    fn read<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        from: Seq,
+        to: Seq,
+        limit: ReadLimit,
+    ) -> BoxFuture<'a, Result<Vec<LogRow>, ReadError>>;
+
+    /// The same rows from above: the highest of `from..=to` first, in falling order.
+    fn read_back<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        from: Seq,
+        to: Seq,
+        limit: ReadLimit,
+    ) -> BoxFuture<'a, Result<Vec<LogRow>, ReadError>>;
+
+    /// The lowest seq that was not trimmed; 1 for an untrimmed or empty log.
+    fn first<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<Seq, ReadError>>;
+}
+
+/// Which conversations a user has.
+pub trait ConversationIndex: Send + Sync + 'static {
+    /// The conversations of `user` whose id is above `after`, by id (bytes), at most `limit`.
+    fn conversations<'a>(
+        &'a self,
+        user: &'a UserId,
+        after: Option<&'a ConversationId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ConversationId>, ReadError>>;
+}
+
+/// How far each device has each conversation.
+pub trait CursorStore: Send + Sync + 'static {
+    /// Keeps the cursors; one that is lower than what is kept changes nothing. `Ok` once readable by [`Self::cursors`];
+    /// durability may lag behind (a lost cursor costs a client a repeated page, never a message).
+    fn put_cursors<'a>(
+        &'a self,
+        user: &'a UserId,
+        device: &'a DeviceId,
+        cursors: &'a [Cursor],
+    ) -> BoxFuture<'a, Result<(), WriteError>>;
+
+    /// The device's cursors of the given conversations; one that was never kept is left out.
+    fn cursors<'a>(
+        &'a self,
+        user: &'a UserId,
+        device: &'a DeviceId,
+        conversations: &'a [ConversationId],
+    ) -> BoxFuture<'a, Result<Vec<Cursor>, ReadError>>;
+}
+
+/// Whether a store can do its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Reads and writes work.
+    Good,
+    /// Writes fail until the process is restarted; reads go on. Says why.
+    Poisoned(String),
+}
+
+/// The stores of a node.
+#[derive(Clone)]
+pub struct Stores {
+    /// The logs.
+    pub log: Arc<dyn MessageLog>,
+    /// The lists of conversations.
+    pub index: Arc<dyn ConversationIndex>,
+    /// The devices' cursors.
+    pub cursors: Arc<dyn CursorStore>,
+}
