@@ -1,3 +1,4 @@
 //! The Convoke server. `ARCHITECTURE.md` is the map; `main.rs` only calls [`cmd`].
 
+pub mod actors;
 pub mod storage;

@@ -1,1 +1,3 @@
+//! The `convoke` binary.
+
 fn main() {}

@@ -17,6 +17,7 @@ pub mod codec;
 pub mod error_code;
 pub mod event;
 pub mod frame;
+pub mod framing;
 pub mod id;
 pub mod message;
 mod open_enum;

@@ -1,0 +1,4 @@
+//! One conversation.
+
+pub mod core;
+pub mod dedup;

@@ -1,0 +1,3 @@
+//! One session per connection.
+
+pub mod egress;
