@@ -60,14 +60,12 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// Names that say nothing about what a module does.
-const NAMELESS: &[&str] = &[
-    "util", "utils", "common", "helper", "helpers", "type", "types", "misc", "shared",
-];
+const NAMELESS: &[&str] =
+    &["util", "utils", "common", "helper", "helpers", "type", "types", "misc", "shared"];
 
 /// Whether a path belongs to a module, `src/net.rs` as well as `src/net/tcp.rs` to `src/net`.
 fn is_in(path: &str, module: &str) -> bool {
-    path.strip_prefix(module)
-        .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    path.strip_prefix(module).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
 /// Crates are named only where [`PLACES`] allows it.
@@ -95,9 +93,8 @@ pub(crate) fn places(tree: &Tree) -> Vec<Finding> {
 pub(crate) fn layers(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.rust() {
-        for layer in LAYERS
-            .iter()
-            .filter(|layer| layer.modules.iter().any(|module| is_in(&file.path, module)))
+        for layer in
+            LAYERS.iter().filter(|layer| layer.modules.iter().any(|module| is_in(&file.path, module)))
         {
             for (line, word) in source::words(file.text.as_deref().unwrap_or_default()) {
                 if layer
@@ -105,11 +102,8 @@ pub(crate) fn layers(tree: &Tree) -> Vec<Finding> {
                     .iter()
                     .any(|unknown| word == *unknown || parts(&word).any(|part| part == *unknown))
                 {
-                    let why = format!(
-                        "`{word}` is unknown under {}: {}",
-                        layer.modules.join(", "),
-                        layer.why
-                    );
+                    let why =
+                        format!("`{word}` is unknown under {}: {}", layer.modules.join(", "), layer.why);
                     findings.push(Finding::new(file, line, why));
                 }
             }
@@ -139,11 +133,7 @@ pub(crate) fn unsafe_code(tree: &Tree) -> Vec<Finding> {
         for (line, _) in
             source::words(file.text.as_deref().unwrap_or_default()).filter(|(_, word)| word == "unsafe")
         {
-            findings.push(Finding::new(
-                file,
-                line,
-                "the compiler keeps memory safe here, without exception",
-            ));
+            findings.push(Finding::new(file, line, "the compiler keeps memory safe here, without exception"));
         }
     }
     findings
@@ -171,9 +161,7 @@ fn file_name(file: &File) -> Option<Finding> {
         return Some(Finding::new(file, 1, why));
     }
     let mut parts = file.path.trim_end_matches(".rs").split('/');
-    parts
-        .find(|part| NAMELESS.contains(part))
-        .map(|part| Finding::new(file, 1, nameless(part)))
+    parts.find(|part| NAMELESS.contains(part)).map(|part| Finding::new(file, 1, nameless(part)))
 }
 
 fn nameless(name: &str) -> String {
@@ -188,23 +176,14 @@ mod tests {
     #[test]
     fn a_crate_out_of_its_place_is_found() {
         let tree = Tree::with(&[
-            (
-                "src/node.rs",
-                "// scylla::x\nuse scylla::Session;\nuse crate::storage::scylla::Store;\n",
-            ),
+            ("src/node.rs", "// scylla::x\nuse scylla::Session;\nuse crate::storage::scylla::Store;\n"),
             ("src/storage/scylla.rs", "use scylla::Session;"),
             ("src/storage/scylla/rows.rs", "fn f() { scylla::row() }"),
             ("src/storage/scyllabus.rs", "use scylla;"),
             ("src/storage/redis.rs", "use redis as r; use fjall::Keyspace;"),
-            (
-                "src/network.rs",
-                "use tokio::{\n    sync,\n    net::TcpStream,\n};",
-            ),
+            ("src/network.rs", "use tokio::{\n    sync,\n    net::TcpStream,\n};"),
             ("src/net/tcp.rs", "use tokio::net::TcpStream;"),
-            (
-                "client/src/connection.rs",
-                "let socket = tokio::net::TcpStream::connect(address);",
-            ),
+            ("client/src/connection.rs", "let socket = tokio::net::TcpStream::connect(address);"),
             ("protocol/src/codec.rs", "bincode::encode(x)"),
             ("protocol/src/frame.rs", "bincode::encode(x)"),
         ]);
@@ -223,33 +202,21 @@ mod tests {
     #[test]
     fn a_layer_that_looks_up_is_found() {
         let tree = Tree::with(&[
-            (
-                "src/actors.rs",
-                "use crate::storage::Log; fn redistribute() {} // redis",
-            ),
-            (
-                "src/actors/hub.rs",
-                "use crate::storage::ScyllaStore;\nfn f(socket: TcpStream) {}",
-            ),
+            ("src/actors.rs", "use crate::storage::Log; fn redistribute() {} // redis"),
+            ("src/actors/hub.rs", "use crate::storage::ScyllaStore;\nfn f(socket: TcpStream) {}"),
             ("src/storage.rs", "use crate::{\nactors::Hub};"),
             ("src/cluster/link.rs", "use super::super::actors;"),
             ("src/node.rs", "use crate::actors::NodeActor;"),
         ]);
-        let expected = [
-            "src/actors/hub.rs:1",
-            "src/actors/hub.rs:2",
-            "src/storage.rs:2",
-            "src/cluster/link.rs:1",
-        ];
+        let expected =
+            ["src/actors/hub.rs:1", "src/actors/hub.rs:2", "src/storage.rs:2", "src/cluster/link.rs:1"];
         assert_eq!(at(&layers(&tree)), expected);
     }
 
     #[test]
     fn unsafe_code_is_found() {
-        let tree = Tree::with(&[(
-            "src/a.rs",
-            "//! unsafe\n#![forbid(unsafe_code)]\nfn f() { unsafe { g() } }",
-        )]);
+        let tree =
+            Tree::with(&[("src/a.rs", "//! unsafe\n#![forbid(unsafe_code)]\nfn f() { unsafe { g() } }")]);
         assert_eq!(at(&unsafe_code(&tree)), ["src/a.rs:3"]);
     }
 
@@ -261,13 +228,8 @@ mod tests {
             ("src/common/clock.rs", ""),
             ("src/lib.rs", "pub mod net;\nmod helpers {}\nmod types;"),
         ]);
-        let expected = [
-            "src/net/mod.rs:1",
-            "src/utils.rs:1",
-            "src/common/clock.rs:1",
-            "src/lib.rs:2",
-            "src/lib.rs:3",
-        ];
+        let expected =
+            ["src/net/mod.rs:1", "src/utils.rs:1", "src/common/clock.rs:1", "src/lib.rs:2", "src/lib.rs:3"];
         assert_eq!(at(&modules(&tree)), expected);
     }
 }

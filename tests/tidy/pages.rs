@@ -8,9 +8,8 @@ use crate::tree::{File, Finding, Tree};
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
 
 /// Directories that a path in the page may begin with.
-const ROOTS: &[&str] = &[
-    "src", "docs", "protocol", "client", "tests", "scripts", "benches", "fuzz", "deploy", ".ci",
-];
+const ROOTS: &[&str] =
+    &["src", "docs", "protocol", "client", "tests", "scripts", "benches", "fuzz", "deploy", ".ci"];
 
 /// The lines of a page outside of fenced code.
 fn prose(file: &File) -> impl Iterator<Item = (usize, &str)> {
@@ -31,11 +30,7 @@ fn spans(line: &str) -> impl Iterator<Item = &str> {
 pub(crate) fn architecture(tree: &Tree) -> Vec<Finding> {
     let Some(page) = tree.file(ARCHITECTURE) else {
         let why = "it is missing: the first page a newcomer reads".to_owned();
-        return vec![Finding {
-            path: ARCHITECTURE.to_owned(),
-            line: 1,
-            why,
-        }];
+        return vec![Finding { path: ARCHITECTURE.to_owned(), line: 1, why }];
     };
     let words: BTreeSet<String> = tree
         .rust()
@@ -57,25 +52,16 @@ pub(crate) fn architecture(tree: &Tree) -> Vec<Finding> {
 }
 
 fn is_path(span: &str) -> bool {
-    let rooted = span
-        .split_once('/')
-        .is_some_and(|(root, _)| ROOTS.contains(&root));
-    let file = !span.contains('/')
-        && [".toml", ".md", ".lock", ".rs"]
-            .iter()
-            .any(|end| span.ends_with(end));
+    let rooted = span.split_once('/').is_some_and(|(root, _)| ROOTS.contains(&root));
+    let file = !span.contains('/') && [".toml", ".md", ".lock", ".rs"].iter().any(|end| span.ends_with(end));
     !span.contains(char::is_whitespace) && (rooted || file)
 }
 
 /// The segments of `ConversationCore::apply(..)`; nothing for a span that does not begin with a type's name.
 fn type_names(span: &str) -> impl Iterator<Item = &str> {
     let name = span.split('(').next().unwrap_or_default();
-    let is_word = |text: &str| {
-        !text.is_empty()
-            && text
-                .chars()
-                .all(|char| char == '_' || char.is_ascii_alphanumeric())
-    };
+    let is_word =
+        |text: &str| !text.is_empty() && text.chars().all(|char| char == '_' || char.is_ascii_alphanumeric());
     let is_type = name.starts_with(|char: char| char.is_ascii_uppercase())
         && name.contains(|char: char| char.is_ascii_lowercase())
         && name.split("::").all(is_word);
@@ -91,27 +77,14 @@ pub(crate) fn links(tree: &Tree) -> Vec<Finding> {
                 targets(line).filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
             {
                 let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-                let path = if path.is_empty() {
-                    page.path.clone()
-                } else {
-                    resolve(&page.path, path)
-                };
+                let path = if path.is_empty() { page.path.clone() } else { resolve(&page.path, path) };
                 if !tree.has(&path) {
-                    findings.push(Finding::new(
-                        page,
-                        number,
-                        format!("the link `{target}` leads nowhere"),
-                    ));
-                } else if let Some(other) = tree
-                    .file(&path)
-                    .filter(|file| !anchor.is_empty() && file.path.ends_with(".md"))
+                    findings.push(Finding::new(page, number, format!("the link `{target}` leads nowhere")));
+                } else if let Some(other) =
+                    tree.file(&path).filter(|file| !anchor.is_empty() && file.path.ends_with(".md"))
                     && !prose(other).any(|(_, line)| heading(line).as_deref() == Some(anchor))
                 {
-                    findings.push(Finding::new(
-                        page,
-                        number,
-                        format!("`{path}` has no heading `#{anchor}`"),
-                    ));
+                    findings.push(Finding::new(page, number, format!("`{path}` has no heading `#{anchor}`")));
                 }
             }
         }
@@ -121,10 +94,8 @@ pub(crate) fn links(tree: &Tree) -> Vec<Finding> {
 
 /// The targets of a line's links, `[text](target)` and `[name]: target`.
 fn targets(line: &str) -> impl Iterator<Item = &str> {
-    let defined = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("]: "))
-        .map(|(_, target)| target.trim());
+    let defined =
+        line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")).map(|(_, target)| target.trim());
     let inline = line.match_indices("](").filter_map(|(at, opening)| {
         let rest = &line[at + opening.len()..];
         rest.find([')', ' ']).map(|end| &rest[..end])
@@ -148,10 +119,7 @@ fn resolve(page: &str, target: &str) -> String {
 
 /// The anchor that a heading gets from renderers.
 fn heading(line: &str) -> Option<String> {
-    let text = line
-        .strip_prefix('#')?
-        .trim_start_matches('#')
-        .strip_prefix(' ')?;
+    let text = line.strip_prefix('#')?.trim_start_matches('#').strip_prefix(' ')?;
     let kept = |char: &char| char.is_alphanumeric() || matches!(char, ' ' | '-' | '_');
     Some(
         text.trim()
@@ -188,10 +156,7 @@ mod tests {
                       [a](docs/b.md)\n[b](docs/a.md#three)\n[c]: gone.md\n[d](#here)\n# Here\n[e](#here)";
         let tree = Tree::with(&[
             ("README.md", readme),
-            (
-                "docs/a.md",
-                "## Two `words`!\n[up](../README.md)\n[up](README.md)\n```\n# three\n```",
-            ),
+            ("docs/a.md", "## Two `words`!\n[up](../README.md)\n[up](README.md)\n```\n# three\n```"),
             ("LICENSE", ""),
         ]);
         let expected = ["README.md:2", "README.md:3", "README.md:4", "docs/a.md:3"];

@@ -40,11 +40,7 @@ pub(crate) fn long_files(tree: &Tree, listed: &[(&str, usize)]) -> Vec<Finding> 
     }
     for (path, _) in listed.iter().filter(|(path, _)| tree.file(path).is_none()) {
         let why = "it is gone: take it out of LONG_FILES".to_owned();
-        findings.push(Finding {
-            path: (*path).to_owned(),
-            line: 1,
-            why,
-        });
+        findings.push(Finding { path: (*path).to_owned(), line: 1, why });
     }
     findings
 }
@@ -54,10 +50,7 @@ pub(crate) fn large_files(tree: &Tree) -> Vec<Finding> {
     tree.files()
         .filter(|file| file.tracked && file.size > MAX_BYTES)
         .map(|file| {
-            let why = format!(
-                "{} bytes, at most {MAX_BYTES}: every clone carries it for ever",
-                file.size
-            );
+            let why = format!("{} bytes, at most {MAX_BYTES}: every clone carries it for ever", file.size);
             Finding::new(file, 1, why)
         })
         .collect()
@@ -69,11 +62,7 @@ pub(crate) fn lock_file(tree: &Tree) -> Vec<Finding> {
         return Vec::new();
     }
     let why = "it must be tracked: a binary is built from the versions that were tested".to_owned();
-    vec![Finding {
-        path: "Cargo.lock".to_owned(),
-        line: 1,
-        why,
-    }]
+    vec![Finding { path: "Cargo.lock".to_owned(), line: 1, why }]
 }
 
 #[cfg(test)]
@@ -126,10 +115,7 @@ mod tests {
 
     #[test]
     fn a_missing_lock_file_is_found() {
-        assert_eq!(
-            at(&lock_file(&Tree::with(&[("Cargo.toml", "")]))),
-            ["Cargo.lock:1"]
-        );
+        assert_eq!(at(&lock_file(&Tree::with(&[("Cargo.toml", "")]))), ["Cargo.lock:1"]);
         assert!(lock_file(&Tree::with(&[("Cargo.lock", "")])).is_empty());
     }
 }

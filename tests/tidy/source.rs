@@ -24,8 +24,7 @@ impl Name {
     /// Whether it begins with these segments.
     pub(crate) fn is_under(&self, path: &str) -> bool {
         let mut own = self.segments.iter();
-        path.split("::")
-            .all(|segment| own.next().is_some_and(|have| have == segment))
+        path.split("::").all(|segment| own.next().is_some_and(|have| have == segment))
     }
 }
 
@@ -146,10 +145,7 @@ fn is_word(char: char) -> bool {
 
 /// The tokens of a Rust file without comments, literals and lifetimes.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
-    let mut scanner = Scanner {
-        rest: text.chars().peekable(),
-        line: 1,
-    };
+    let mut scanner = Scanner { rest: text.chars().peekable(), line: 1 };
     let mut tokens = Vec::new();
     while let Some(char) = scanner.peek() {
         let line = scanner.line;
@@ -164,16 +160,10 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
                 }
                 ("r" | "br" | "cr", Some('"' | '#')) => {
                     if let Some(word) = scanner.raw() {
-                        tokens.push(Token {
-                            line,
-                            kind: Kind::Word(word),
-                        });
+                        tokens.push(Token { line, kind: Kind::Word(word) });
                     }
                 }
-                _ => tokens.push(Token {
-                    line,
-                    kind: Kind::Word(word),
-                }),
+                _ => tokens.push(Token { line, kind: Kind::Word(word) }),
             }
         } else {
             scanner.next();
@@ -183,10 +173,7 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
                 ('"', _) => scanner.quoted('"'),
                 ('\'', _) => scanner.character_or_lifetime(),
                 _ if char.is_whitespace() => {}
-                _ => tokens.push(Token {
-                    line,
-                    kind: Kind::Mark(char),
-                }),
+                _ => tokens.push(Token { line, kind: Kind::Mark(char) }),
             }
         }
     }
@@ -259,10 +246,7 @@ mod tests {
     use super::*;
 
     fn named(text: &str) -> Vec<String> {
-        names(text)
-            .into_iter()
-            .map(|name| name.segments.join("::"))
-            .collect()
+        names(text).into_iter().map(|name| name.segments.join("::")).collect()
     }
 
     #[test]
@@ -276,10 +260,7 @@ mod tests {
     fn use_trees_are_taken_apart() {
         let text =
             "use a::{b, c::{d as e, self}, f::*};\nuse {g, h::i}; pub(crate) use j as k; extern crate l;";
-        assert_eq!(
-            named(text),
-            ["a::b", "a::c::d", "a::c::self", "a::f", "g", "h::i", "j", "l"]
-        );
+        assert_eq!(named(text), ["a::b", "a::c::d", "a::c::self", "a::f", "g", "h::i", "j", "l"]);
         let text = "fn f() -> impl T + use<'static> { x.y } mod m { fn g() { a::b::<C>::d(); ::e::f() } }";
         assert_eq!(named(text), ["a::b", "e::f"]);
     }
@@ -287,12 +268,6 @@ mod tests {
     #[test]
     fn lines_are_those_of_the_text() {
         let text = "/* 1\n2 */\nlet s = \"\n\";\nr#a::b();";
-        assert_eq!(
-            names(text),
-            [Name {
-                line: 5,
-                segments: vec!["a".into(), "b".into()]
-            }]
-        );
+        assert_eq!(names(text), [Name { line: 5, segments: vec!["a".into(), "b".into()] }]);
     }
 }

@@ -20,11 +20,7 @@ pub(crate) struct File {
 impl File {
     /// Its text by lines, numbered from 1; nothing for a binary file.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text
-            .iter()
-            .flat_map(|text| text.lines())
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
+        self.text.iter().flat_map(|text| text.lines()).enumerate().map(|(index, line)| (index + 1, line))
     }
 }
 
@@ -40,16 +36,9 @@ impl Tree {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let read = |path: String, tracked| {
             let bytes = std::fs::read(root.join(&path)).ok()?;
-            Some(File {
-                path,
-                tracked,
-                size: bytes.len(),
-                text: String::from_utf8(bytes).ok(),
-            })
+            Some(File { path, tracked, size: bytes.len(), text: String::from_utf8(bytes).ok() })
         };
-        let tracked = listed(root, &["--cached"])
-            .into_iter()
-            .filter_map(|path| read(path, true));
+        let tracked = listed(root, &["--cached"]).into_iter().filter_map(|path| read(path, true));
         let others = listed(root, &["--others", "--exclude-standard"])
             .into_iter()
             .filter_map(|path| read(path, false));
@@ -105,11 +94,7 @@ fn listed(root: &Path, which: &[&str]) -> Vec<String> {
         .current_dir(root)
         .output()
         .expect("git is installed: it says which files there are");
-    assert!(
-        output.status.success(),
-        "git ls-files: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).expect("paths are UTF-8");
     names.split_terminator('\0').map(str::to_owned).collect()
 }
@@ -124,11 +109,7 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn new(file: &File, line: usize, why: impl Into<String>) -> Self {
-        Self {
-            path: file.path.clone(),
-            line,
-            why: why.into(),
-        }
+        Self { path: file.path.clone(), line, why: why.into() }
     }
 }
 
@@ -140,8 +121,5 @@ impl fmt::Display for Finding {
 
 /// `path:line` of each finding, for the rules' own tests.
 pub(crate) fn at(findings: &[Finding]) -> Vec<String> {
-    findings
-        .iter()
-        .map(|finding| format!("{}:{}", finding.path, finding.line))
-        .collect()
+    findings.iter().map(|finding| format!("{}:{}", finding.path, finding.line)).collect()
 }
