@@ -4,5 +4,6 @@ pub mod actors;
 pub mod auth;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod storage;
 pub mod telemetry;

@@ -24,6 +24,7 @@ use crate::actors::conversation::{Activation, ConversationHandle, Request, Surro
 use crate::actors::reply::Reply;
 use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::storage::{Epoch, WriteStamp};
+use crate::telemetry::metrics::ActorKind;
 
 enum Message {
     Activate(ConversationId, Request),
@@ -247,12 +248,26 @@ impl ShardActor {
         }
     }
 
-    fn forget(&self, gone: impl Fn(&ConversationHandle) -> bool, conversation: Option<&ConversationId>) {
+    /// Takes the activations that are gone out of the table; says how many there were.
+    fn forget(
+        &self,
+        gone: impl Fn(&ConversationHandle) -> bool,
+        conversation: Option<&ConversationId>,
+    ) -> usize {
         let active = &self.conversations.0.active;
+        let mut forgotten = 0;
         match conversation {
-            Some(conversation) => drop(active.remove_if(conversation, |_, handle| gone(handle))),
-            None => active.retain(|_, handle| !gone(handle)),
+            Some(conversation) => {
+                forgotten += usize::from(active.remove_if(conversation, |_, handle| gone(handle)).is_some());
+            }
+            None => active.retain(|_, handle| {
+                let stays = !gone(handle);
+                forgotten += usize::from(!stays);
+                stays
+            }),
         }
+        self.conversations.0.surroundings.metrics.deactivated(forgotten);
+        forgotten
     }
 }
 
@@ -273,7 +288,11 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Activate(conversation, request) => self.activate(&myself, conversation, request).await,
-            Message::Asleep(handle) => self.forget(|other| *other == handle, Some(handle.conversation())),
+            Message::Asleep(handle) => {
+                let asleep = self.forget(|other| *other == handle, Some(handle.conversation()));
+                let metrics = &self.conversations.0.surroundings.metrics;
+                metrics.conversation_passivations.inc_by(asleep as u64);
+            }
             Message::InjectPanic => panic!("injected for a test"),
         }
         Ok(())
@@ -287,7 +306,7 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(cell, error) = event {
             tracing::error!(%error, "a conversation crashed; it starts again from the store");
-            self.conversations.0.surroundings.metrics.actor_restarted("conversation");
+            self.conversations.0.surroundings.metrics.actor_restarted(ActorKind::Conversation);
             self.forget(|handle| handle.is_actor(&cell), None);
         }
         Ok(())
