@@ -1,9 +1,11 @@
-//! The Convoke server. `ARCHITECTURE.md` is the map; `main.rs` only calls the commands.
+//! The Convoke server. `ARCHITECTURE.md` is the map; `main.rs` only calls [`cmd`].
 
 pub mod actors;
 pub mod auth;
 pub mod clock;
 pub mod cluster;
+pub mod cmd;
 pub mod config;
+pub mod node_file;
 pub mod storage;
 pub mod telemetry;

@@ -1,0 +1,84 @@
+//! The subcommands of the binary: one thin file each.
+
+pub mod admin;
+pub mod completions;
+pub mod config;
+pub mod credentials;
+pub mod serve;
+pub mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  convoke serve                          start a node on ./convoke-data
+  convoke token --user alice             a token for alice, good for an hour
+  convoke config check --config my.toml  say what is wrong with a configuration
+  convoke admin reload                   apply the changed configuration of the running node";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "convoke", version, about, after_help = EXAMPLES, propagate_version = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+// chat (cmd/chat.rs), bench (cmd/bench.rs) and check (cmd/check.rs) take their places between these.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a token with the node's key
+    Token(token::Args),
+    /// Check a configuration, or show the one in effect
+    Config(config::Args),
+    /// Operate a running node
+    Admin(admin::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+}
+
+/// Reads the command line and runs what it names.
+///
+/// # Errors
+/// What the subcommand could not do.
+pub fn main() -> anyhow::Result<ExitCode> {
+    // Serve: `Command::Serve(args) => serve::run(&args, crate::node::run)` once the node stands.
+    match Cli::parse().command {
+        Command::Token(args) => token::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Admin(args) => admin::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Writes a line for whoever called; a reader that has gone away is no error of ours.
+fn print_line(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+    match writeln!(std::io::stdout().lock(), "{}", text.trim_end_matches('\n')) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_says_what_it_does() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        command.build();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            assert!(sub.get_about().is_some(), "{} has no description", sub.get_name());
+            for argument in sub.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", sub.get_name(), argument.get_id());
+            }
+        }
+    }
+}
