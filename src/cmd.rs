@@ -40,18 +40,22 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Reads the command line and runs what it names.
-///
-/// # Errors
-/// What the subcommand could not do.
-pub fn main() -> anyhow::Result<ExitCode> {
+/// Reads the command line and runs what it names; says on standard error what went wrong.
+pub fn main() -> ExitCode {
     // Serve: `Command::Serve(args) => serve::run(&args, crate::node::run)` once the node stands.
-    match Cli::parse().command {
+    let outcome = match Cli::parse().command {
         Command::Token(args) => token::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Admin(args) => admin::run(&args),
         Command::Completions(args) => completions::run(&args),
-    }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        for cause in error.chain().skip(1) {
+            eprintln!("  {}", cause.to_string().replace('\n', "\n  "));
+        }
+        ExitCode::FAILURE
+    })
 }
 
 /// Writes a line for whoever called; a reader that has gone away is no error of ours.

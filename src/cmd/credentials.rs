@@ -1,20 +1,21 @@
 //! How commands on the node's own machine come to a token: `--data DIR`, `--key FILE`.
 
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 
-use crate::auth::SigningKey;
 use crate::auth::key::KEY_FILE;
+use crate::auth::{KeyError, SigningKey};
 
 /// Where the node's key is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KeySource {
     /// The node's data directory, which has its key
-    #[arg(long, value_name = "DIR", default_value = "convoke-data", conflicts_with = "key")]
+    #[arg(long, value_name = "DIR", default_value = "convoke-data")]
     pub data: PathBuf,
-    /// The node's key, if it is not in the data directory
+    /// The node's key; counts before the one in the data directory
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 }
@@ -26,18 +27,15 @@ impl KeySource {
     /// There is none, or it may not be used.
     pub fn load(&self) -> anyhow::Result<SigningKey> {
         let path = self.key.clone().unwrap_or_else(|| self.data.join(KEY_FILE));
-        SigningKey::load(&path).with_context(|| hint(&path))
-    }
-}
-
-fn hint(path: &Path) -> String {
-    if path.exists() {
-        "the token key cannot be used".to_owned()
-    } else {
-        format!(
-            "there is no token key at {}; `convoke serve` makes it, --data and --key name another",
-            path.display()
-        )
+        SigningKey::load(&path).map_err(|wrong| match &wrong.error {
+            KeyError::Io(error) if error.kind() == ErrorKind::NotFound => {
+                let path = path.display();
+                anyhow!(
+                    "there is no token key {path}: `convoke serve` makes it; --data or --key names another"
+                )
+            }
+            _ => wrong.into(),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   convoke token --user alice
   convoke token --user ops --role service --ttl 5m
-  curl -H \"Authorization: Bearer $(convoke token --user ops --role service)\" -X POST http://127.0.0.1:7702/v1/reload";
+  convoke token --data /var/lib/convoke --user bob --ttl 7d";
 
 /// The arguments of `convoke token`.
 #[derive(Debug, clap::Args)]
