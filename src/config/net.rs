@@ -11,7 +11,7 @@ const fn loopback(port: u16) -> SocketAddr {
 section! {
     /// The listener of clients that speak length-prefixed frames.
     Tcp in "tcp" {
-        /// IP:PORT. Port 0 takes any free port. An address that is not loopback needs [tls].
+        /// IP:PORT. Port 0 takes any free port. An address that is not loopback needs a certificate (section tls).
         Restart listen: SocketAddr = loopback(7_700);
     }
 }
@@ -19,9 +19,9 @@ section! {
 section! {
     /// The listener of clients that speak WebSocket, at the path /ws.
     WebSocket in "websocket" {
-        /// IP:PORT. Port 0 takes any free port. An address that is not loopback needs [tls].
+        /// IP:PORT. Port 0 takes any free port. An address that is not loopback needs a certificate (section tls).
         Restart listen: SocketAddr = loopback(7_701);
-        /// Values of the Origin header that browsers may come from, such as "https://chat.example.org"; empty: any. A
+        /// Values of the Origin header that browsers may come from, such as `https://chat.example.org`; empty: any. A
         /// connection needs a token in any case.
         Restart origins: Vec<String> = Vec::new();
     }

@@ -1,6 +1,6 @@
 //! How one section of the configuration is declared, read and described.
 //!
-//! [`section!`] takes one row per key: its documentation, whether it may change while the node runs, its type, its default
+//! `section!` takes one row per key: its documentation, whether it may change while the node runs, its type, its default
 //! and its bound. From these rows come the struct, its `Default`, the checks, what a reload may do, and `cluster.toml`.
 
 use std::collections::HashMap;
