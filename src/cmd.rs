@@ -30,6 +30,8 @@ pub struct Cli {
 // chat (cmd/chat.rs), bench (cmd/bench.rs) and check (cmd/check.rs) take their places between these.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a node
+    Serve(serve::Args),
     /// Make a token with the node's key
     Token(token::Args),
     /// Check a configuration, or show the one in effect
@@ -42,8 +44,8 @@ enum Command {
 
 /// Reads the command line and runs what it names; says on standard error what went wrong.
 pub fn main() -> ExitCode {
-    // Serve: `Command::Serve(args) => serve::run(&args, crate::node::run)` once the node stands.
     let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args, crate::node::run),
         Command::Token(args) => token::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Admin(args) => admin::run(&args),

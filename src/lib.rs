@@ -6,6 +6,8 @@ pub mod clock;
 pub mod cluster;
 pub mod cmd;
 pub mod config;
+pub mod net;
+pub mod node;
 pub mod node_file;
 pub mod storage;
 pub mod telemetry;

@@ -159,7 +159,13 @@ impl Conversations {
             let mut actor = slot.actor.write();
             if actor.as_ref().is_some_and(|actor| actor.get_id() == dead.get_id()) {
                 *actor = None;
-                self.0.active.retain(|id, _| self.0.map.of_conversation(id) != ShardId(shard));
+                let mut forgotten = 0;
+                self.0.active.retain(|id, _| {
+                    let stays = self.0.map.of_conversation(id) != ShardId(shard);
+                    forgotten += usize::from(!stays);
+                    stays
+                });
+                self.0.surroundings.metrics.deactivated(forgotten);
                 return true;
             }
         }
@@ -248,13 +254,8 @@ impl ShardActor {
         }
     }
 
-    /// Takes the activations that are gone out of the table; says how many there were.
-    fn forget(
-        &self,
-        gone: impl Fn(&ConversationHandle) -> bool,
-        conversation: Option<&ConversationId>,
-    ) -> usize {
-        let active = &self.conversations.0.active;
+    fn forget(&self, gone: impl Fn(&ConversationHandle) -> bool, conversation: Option<&ConversationId>) {
+        let Shared { active, surroundings, .. } = &*self.conversations.0;
         let mut forgotten = 0;
         match conversation {
             Some(conversation) => {
@@ -266,8 +267,7 @@ impl ShardActor {
                 stays
             }),
         }
-        self.conversations.0.surroundings.metrics.deactivated(forgotten);
-        forgotten
+        surroundings.metrics.deactivated(forgotten);
     }
 }
 
@@ -288,11 +288,7 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Activate(conversation, request) => self.activate(&myself, conversation, request).await,
-            Message::Asleep(handle) => {
-                let asleep = self.forget(|other| *other == handle, Some(handle.conversation()));
-                let metrics = &self.conversations.0.surroundings.metrics;
-                metrics.conversation_passivations.inc_by(asleep as u64);
-            }
+            Message::Asleep(handle) => self.forget(|other| *other == handle, Some(handle.conversation())),
             Message::InjectPanic => panic!("injected for a test"),
         }
         Ok(())
