@@ -71,9 +71,6 @@ impl LoadError {
 
     /// For `map_err`: names the file.
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::File {
-            path: path.into(),
-            source,
-        }
+        move |source| Self::File { path: path.into(), source }
     }
 }

@@ -4,7 +4,7 @@
 //! 200–250. So every frame of the first years costs one byte of type. A number is never used twice.
 
 use crate::codec::{self, CodecError};
-use crate::error_code::RequestError;
+use crate::error_code::RequestError as Error;
 use crate::event::{GoAway, Kicked, Lagged, NodesChanged, Push};
 use crate::request::messages::{Ack, Acked, History, HistoryPage, Pull, Pulled, Send, Sent};
 use crate::request::session::{
@@ -101,7 +101,7 @@ frames! {
 frames! {
     /// What a server answers.
     Answer {
-        100 "error" RequestError,
+        100 "error" Error,
         101 "welcome" Welcome,
         102 "logged_in" LoggedIn,
         103 "logged_out" LoggedOut,

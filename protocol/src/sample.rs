@@ -162,7 +162,7 @@ pub fn answers() -> Vec<Answer> {
         since: NOON,
         current: true,
     };
-    let synced = SyncedConversation { conversation: pair(), head: Seq(9), cursor: Some(Seq(6)), unread: 3 };
+    let synced = SyncedConversation { conversation: pair(), head: Seq(9), cursor: Some(Seq(6)) };
     vec![
         error().into(),
         Welcome {

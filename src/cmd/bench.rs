@@ -30,7 +30,7 @@ struct LimitsArgs {
     /// Sockets between this process and the one that reads or sends at their other end
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..))]
     sockets: u32,
-    /// Seconds that each of the four loops is measured, after a second of warm-up
+    /// Seconds that each of the five loops is measured, after a second of warm-up
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     duration: u64,
     /// Directory on the disk to be measured [default: the system's directory for temporary files]

@@ -40,9 +40,7 @@ impl Latencies {
 
     /// Adds all that another recorder has.
     pub fn merge(&mut self, other: &Self) {
-        self.0
-            .add(&other.0)
-            .expect("all recorders have the same bounds");
+        self.0.add(&other.0).expect("all recorders have the same bounds");
     }
 
     /// How many were recorded.
@@ -68,10 +66,7 @@ impl Latencies {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "bounded by LONGEST, which is exact in a double"
-)]
+#[expect(clippy::cast_precision_loss, reason = "bounded by LONGEST, which is exact in a double")]
 fn millis(micros: u64) -> f64 {
     micros as f64 / 1000.0
 }
@@ -126,10 +121,7 @@ mod tests {
     }
 
     fn close(got: f64, want: f64) {
-        assert!(
-            (got - want).abs() <= want * 0.001,
-            "{got} is not {want} to three digits"
-        );
+        assert!((got - want).abs() <= want * 0.001, "{got} is not {want} to three digits");
     }
 
     #[test]
@@ -162,8 +154,7 @@ mod tests {
     #[test]
     fn a_recorder_crosses_a_process_boundary_whole() {
         let latencies = one_to_thousand_ms();
-        let there: Latencies =
-            serde_json::from_str(&serde_json::to_string(&latencies).unwrap()).unwrap();
+        let there: Latencies = serde_json::from_str(&serde_json::to_string(&latencies).unwrap()).unwrap();
         assert_eq!(there.count(), latencies.count());
         assert_eq!(there.percentiles(), latencies.percentiles());
     }

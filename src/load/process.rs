@@ -61,10 +61,7 @@ impl Sample {
     /// What was used since an earlier sample of the same process.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Usage {
-        Usage {
-            rss_bytes: self.rss_bytes,
-            cpu_s: self.cpu.saturating_sub(earlier.cpu).as_secs_f64(),
-        }
+        Usage { rss_bytes: self.rss_bytes, cpu_s: self.cpu.saturating_sub(earlier.cpu).as_secs_f64() }
     }
 
     /// The time between an earlier sample and this one.
@@ -91,15 +88,8 @@ fn parse_stat(stat: &str) -> Option<(u64, u64)> {
 /// If `wanted` of them cannot be had.
 pub fn raise_descriptor_limit(wanted: u64) -> Result<u64, LoadError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    );
-    raised
-        .map_err(|errno| LoadError::doing("raising the limit of open descriptors")(errno.into()))?;
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    raised.map_err(|errno| LoadError::doing("raising the limit of open descriptors")(errno.into()))?;
     let allowed = maximum.unwrap_or(u64::MAX);
     if allowed < wanted {
         return Err(LoadError::TooFewDescriptors { wanted, allowed });
@@ -121,9 +111,7 @@ impl Companion {
     ///
     /// # Errors
     /// If the system cannot start it.
-    pub fn start(
-        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
-    ) -> Result<Self, LoadError> {
+    pub fn start(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Self, LoadError> {
         let binary = std::env::current_exe().map_err(LoadError::doing("finding this binary"))?;
         let mut child = Command::new(binary)
             .args(arguments)
@@ -133,11 +121,7 @@ impl Companion {
             .map_err(LoadError::doing("starting another process of this binary"))?;
         let stdin = child.stdin.take().ok_or(LoadError::ProcessEnded)?;
         let stdout = BufReader::new(child.stdout.take().ok_or(LoadError::ProcessEnded)?);
-        Ok(Self {
-            child,
-            stdin,
-            stdout,
-        })
+        Ok(Self { child, stdin, stdout })
     }
 
     /// Its process id.
@@ -153,9 +137,7 @@ impl Companion {
     pub fn tell(&mut self, what: &impl Serialize) -> Result<(), LoadError> {
         let mut line = serde_json::to_vec(what)?;
         line.push(b'\n');
-        self.stdin.write_all(&line).map_err(LoadError::doing(
-            "telling a process of the load test what to do",
-        ))
+        self.stdin.write_all(&line).map_err(LoadError::doing("telling a process of the load test what to do"))
     }
 
     /// Waits for its next line.
@@ -196,10 +178,7 @@ mod tests {
 
     #[test]
     fn a_stat_that_is_cut_short_is_refused() {
-        assert_eq!(
-            parse_stat("4242 (convoke) S 1 4242 4242 0 -1 4194560 91 0 0 0 1234"),
-            None
-        );
+        assert_eq!(parse_stat("4242 (convoke) S 1 4242 4242 0 -1 4194560 91 0 0 0 1234"), None);
         assert_eq!(parse_stat(""), None);
     }
 
@@ -226,10 +205,7 @@ mod tests {
         let allowed = raise_descriptor_limit(1).unwrap();
         if allowed < u64::MAX {
             let refused = raise_descriptor_limit(allowed + 1);
-            assert!(
-                matches!(refused, Err(LoadError::TooFewDescriptors { .. })),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, Err(LoadError::TooFewDescriptors { .. })), "{refused:?}");
         }
     }
 }

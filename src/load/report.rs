@@ -51,16 +51,8 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            lost,
-            duplicated,
-            out_of_order,
-            gaps,
-        } = self;
-        write!(
-            f,
-            "lost {lost}, duplicated {duplicated}, out of order {out_of_order}, gaps {gaps}"
-        )
+        let Self { lost, duplicated, out_of_order, gaps } = self;
+        write!(f, "lost {lost}, duplicated {duplicated}, out of order {out_of_order}, gaps {gaps}")
     }
 }
 
@@ -81,23 +73,14 @@ pub trait Outcome: Serialize {
 /// If stdout or the file cannot be written.
 pub fn conclude(outcome: &impl Outcome, json: Option<&Path>) -> Result<ExitCode, LoadError> {
     let verdict = outcome.verdict();
-    write!(
-        std::io::stdout().lock(),
-        "{}\n{}\n{verdict}\n",
-        outcome.conditions(),
-        Table(&outcome.rows())
-    )
-    .map_err(LoadError::doing("printing the result"))?;
+    write!(std::io::stdout().lock(), "{}\n{}\n{verdict}\n", outcome.conditions(), Table(&outcome.rows()))
+        .map_err(LoadError::doing("printing the result"))?;
     if let Some(path) = json {
         let mut text = serde_json::to_vec_pretty(outcome)?;
         text.push(b'\n');
         std::fs::write(path, text).map_err(LoadError::file(path))?;
     }
-    Ok(if verdict.is_clean() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One line of the table.
@@ -119,26 +102,14 @@ pub struct Row {
 #[derive(Debug)]
 pub struct Table<'a>(pub &'a [Row]);
 
-const HEADINGS: [&str; 10] = [
-    "",
-    "per second",
-    "p50 ms",
-    "p90 ms",
-    "p99 ms",
-    "p99.9 ms",
-    "max ms",
-    "RSS MB",
-    "CPU s",
-    "CPU µs each",
-];
+const HEADINGS: [&str; 10] =
+    ["", "per second", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "RSS MB", "CPU s", "CPU µs each"];
 
 impl Row {
     fn cells(&self) -> [String; HEADINGS.len()] {
         let missing = || "–".to_owned();
         let latency = |pick: fn(&Percentiles) -> f64| {
-            self.latency
-                .as_ref()
-                .map_or_else(missing, |all| millis(pick(all)))
+            self.latency.as_ref().map_or_else(missing, |all| millis(pick(all)))
         };
         [
             self.what.clone(),
@@ -148,12 +119,9 @@ impl Row {
             latency(|all| all.p99),
             latency(|all| all.p999),
             latency(|all| all.max),
-            self.server
-                .map_or_else(missing, |usage| megabytes(usage.rss_bytes)),
-            self.server
-                .map_or_else(missing, |usage| format!("{:.2}", usage.cpu_s)),
-            self.cpu_us_each
-                .map_or_else(missing, |each| format!("{each:.1}")),
+            self.server.map_or_else(missing, |usage| megabytes(usage.rss_bytes)),
+            self.server.map_or_else(missing, |usage| format!("{:.2}", usage.cpu_s)),
+            self.cpu_us_each.map_or_else(missing, |each| format!("{each:.1}")),
         ]
     }
 }
@@ -183,11 +151,7 @@ impl fmt::Display for Table<'_> {
 }
 
 fn millis(ms: f64) -> String {
-    if ms < 10.0 {
-        format!("{ms:.2}")
-    } else {
-        format!("{ms:.1}")
-    }
+    if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.1}") }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
@@ -210,10 +174,7 @@ fn thousands(number: f64) -> String {
 
 /// How many a second.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a rate is shown with few digits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a rate is shown with few digits")]
 pub fn rate(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64()
 }
@@ -226,8 +187,7 @@ impl Progress {
     /// A bar for a load test that takes so long in all.
     #[must_use]
     pub fn new(total: Duration) -> Self {
-        let bar =
-            ProgressBar::with_draw_target(Some(whole_millis(total)), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(whole_millis(total)), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{wide_bar} {percent:>3}% {msg}");
         bar.set_style(style.expect("the template is a constant that names known fields"));
         Self(bar)
@@ -243,7 +203,8 @@ impl Progress {
         self.0.inc(whole_millis(by));
     }
 
-    /// Waits while something is measured, and moves on by that time.
+    /// Waits while something is measured, and moves on by that time. It blocks its thread.
+    #[expect(clippy::disallowed_methods, reason = "no runtime's thread: the one that runs the load test")]
     pub fn wait(&self, measured: Duration) {
         let started = Instant::now();
         let mut shown = Duration::ZERO;
@@ -273,12 +234,8 @@ mod tests {
     #[test]
     fn any_finding_spoils_the_verdict() {
         assert!(Verdict::default().is_clean());
-        let spoils: [fn(&mut Verdict); 4] = [
-            |v| v.lost = 1,
-            |v| v.duplicated = 1,
-            |v| v.out_of_order = 1,
-            |v| v.gaps = 1,
-        ];
+        let spoils: [fn(&mut Verdict); 4] =
+            [|v| v.lost = 1, |v| v.duplicated = 1, |v| v.out_of_order = 1, |v| v.gaps = 1];
         for spoil in spoils {
             let (mut found, mut sum) = (Verdict::default(), Verdict::default());
             spoil(&mut found);
@@ -292,61 +249,30 @@ mod tests {
     #[test]
     fn the_table_lines_up() {
         let rows = [
-            Row {
-                what: "fdatasync".into(),
-                per_s: 1234.4,
-                latency: None,
-                server: None,
-                cpu_us_each: None,
-            },
+            Row { what: "fdatasync".into(), per_s: 1234.4, latency: None, server: None, cpu_us_each: None },
             Row {
                 what: "relays".into(),
                 per_s: 54_000.0,
-                latency: Some(Percentiles {
-                    p50: 1.0,
-                    p90: 2.0,
-                    p99: 41.26,
-                    p999: 50.0,
-                    max: 1000.0,
-                }),
-                server: Some(Usage {
-                    rss_bytes: 25_000_000,
-                    cpu_s: 5.0,
-                }),
+                latency: Some(Percentiles { p50: 1.0, p90: 2.0, p99: 41.26, p999: 50.0, max: 1000.0 }),
+                server: Some(Usage { rss_bytes: 25_000_000, cpu_s: 5.0 }),
                 cpu_us_each: Some(20.04),
             },
         ];
         let table = Table(&rows).to_string();
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(
-            lines
-                .iter()
-                .all(|line| line.chars().count() == lines[0].chars().count()),
-            "{table}"
-        );
+        assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()), "{table}");
         let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
-        assert_eq!(
-            words(1),
-            ["fdatasync", "1,234", "–", "–", "–", "–", "–", "–", "–", "–"]
-        );
+        assert_eq!(words(1), ["fdatasync", "1,234", "–", "–", "–", "–", "–", "–", "–", "–"]);
         assert_eq!(
             words(2),
-            [
-                "relays", "54,000", "1.00", "2.00", "41.3", "50.0", "1000.0", "25.0", "5.00",
-                "20.0"
-            ]
+            ["relays", "54,000", "1.00", "2.00", "41.3", "50.0", "1000.0", "25.0", "5.00", "20.0"]
         );
     }
 
     #[test]
     fn thousands_are_grouped() {
-        for (number, text) in [
-            (0.0, "0"),
-            (999.0, "999"),
-            (1000.0, "1,000"),
-            (1_234_567.0, "1,234,567"),
-        ] {
+        for (number, text) in [(0.0, "0"), (999.0, "999"), (1000.0, "1,000"), (1_234_567.0, "1,234,567")] {
             assert_eq!(thousands(number), text);
         }
     }

@@ -29,8 +29,6 @@ pub struct SyncedConversation {
     pub head: Seq,
     /// The cursor that the answer started from; absent when neither side had one.
     pub cursor: Option<Seq>,
-    /// Messages from others above the user's read mark.
-    pub unread: u64,
 }
 
 /// The answer to [`Sync`].

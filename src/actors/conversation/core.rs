@@ -23,6 +23,7 @@ use convoke_protocol::message::{Content, MessageKind, Priority};
 use convoke_protocol::request::Retry;
 
 use super::dedup::{DedupWindow, Known, Place};
+use crate::clock::Now;
 use crate::storage::row::NO_MESSAGE;
 use crate::storage::{AppendError, Entry, Epoch, LogRow, WriteStamp};
 
@@ -54,15 +55,6 @@ impl Default for CoreLimits {
             retry_pause: Duration::from_millis(50),
         }
     }
-}
-
-/// The two clocks, read once per input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Monotonic, from any start.
-    pub monotonic: Duration,
-    /// The wall clock, for people.
-    pub wall: Timestamp,
 }
 
 /// Something to be numbered.

@@ -15,11 +15,7 @@ use crate::load::LoadError;
 use crate::load::report::conditions::cores;
 use crate::load::report::{Progress, Verdict, rate};
 
-pub(super) fn measure(
-    sockets: u32,
-    measured: Duration,
-    progress: &Progress,
-) -> Result<Measured, LoadError> {
+pub(super) fn measure(sockets: u32, measured: Duration, progress: &Progress) -> Result<Measured, LoadError> {
     let (mut stage, streams) = Stage::set(Part::Deliveries, sockets)?;
     let mut shares: Vec<Vec<TcpStream>> = (0..cores()).map(|_| Vec::new()).collect();
     for (at, stream) in streams.into_iter().enumerate() {
@@ -48,10 +44,7 @@ pub(super) fn measure(
             served.usage,
             served.elapsed,
         ),
-        verdict: Verdict {
-            lost,
-            ..report.verdict
-        },
+        verdict: Verdict { lost, ..report.verdict },
     })
 }
 
@@ -62,11 +55,7 @@ async fn write_in_turn(sockets: Vec<TcpStream>, stop: Arc<AtomicBool>) -> io::Re
     while !stop.load(Ordering::Relaxed) {
         round += 1;
         for (socket, number) in sockets.iter().zip(0..) {
-            let header = Header {
-                kind: Kind::Frame,
-                socket: number,
-                id: round,
-            };
+            let header = Header { kind: Kind::Frame, socket: number, id: round };
             frame[..HEADER].copy_from_slice(&header.encode());
             write_whole(socket, &frame).await?;
         }

@@ -65,11 +65,7 @@ pub(super) fn measure(
     ))
 }
 
-fn append_and_sync(
-    scratch: &Scratch,
-    time: Duration,
-    progress: &Progress,
-) -> Result<Latencies, LoadError> {
+fn append_and_sync(scratch: &Scratch, time: Duration, progress: &Progress) -> Result<Latencies, LoadError> {
     let failed = |source| LoadError::file(&scratch.path)(source);
     let mut file = &scratch.file;
     let block = [0xA5; APPEND];
@@ -97,9 +93,7 @@ fn append_and_sync(
         }
     }
     if file.metadata().map_err(failed)?.len() != length {
-        return Err(LoadError::Broken(
-            "the file is not as long as what was appended to it",
-        ));
+        return Err(LoadError::Broken("the file is not as long as what was appended to it"));
     }
     Ok(latencies)
 }
@@ -112,12 +106,7 @@ mod tests {
     fn the_file_is_gone_afterwards() {
         let directory = tempfile::tempdir().unwrap();
         let scratch = Scratch::create(directory.path(), "x").unwrap();
-        append_and_sync(
-            &scratch,
-            Duration::from_millis(20),
-            &Progress::new(Duration::ZERO),
-        )
-        .unwrap();
+        append_and_sync(&scratch, Duration::from_millis(20), &Progress::new(Duration::ZERO)).unwrap();
         assert_eq!(directory.path().read_dir().unwrap().count(), 1);
         drop(scratch);
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);

@@ -13,16 +13,9 @@ use super::{Loop, Measured};
 use crate::load::LoadError;
 use crate::load::report::{Progress, Verdict, rate};
 
-pub(super) fn measure(
-    sockets: u32,
-    measured: Duration,
-    progress: &Progress,
-) -> Result<Measured, LoadError> {
+pub(super) fn measure(sockets: u32, measured: Duration, progress: &Progress) -> Result<Measured, LoadError> {
     let (mut stage, streams) = Stage::set(Part::Echoes, sockets)?;
-    let answering: Vec<_> = streams
-        .into_iter()
-        .map(|stream| stage.runtime.spawn(echo(stream)))
-        .collect();
+    let answering: Vec<_> = streams.into_iter().map(|stream| stage.runtime.spawn(echo(stream))).collect();
     let served = stage.measure(measured, progress, "echoes")?;
     // Each ends when the peer, having its last answer, closes the socket.
     let report = stage.end()?;
@@ -41,10 +34,7 @@ pub(super) fn measure(
             served.usage,
             served.elapsed,
         ),
-        verdict: Verdict {
-            lost,
-            ..report.verdict
-        },
+        verdict: Verdict { lost, ..report.verdict },
     })
 }
 

@@ -118,11 +118,7 @@ impl Sequence {
 
     /// What is wrong, when so many were sent.
     pub(super) fn verdict(&self, sent: u64) -> Verdict {
-        Verdict {
-            lost: sent.saturating_sub(self.distinct),
-            gaps: self.highest - self.distinct,
-            ..self.found
-        }
+        Verdict { lost: sent.saturating_sub(self.distinct), gaps: self.highest - self.distinct, ..self.found }
     }
 
     /// How many different numbers came.
@@ -136,20 +132,12 @@ mod tests {
     use super::*;
 
     fn header(kind: Kind, id: u64) -> Header {
-        Header {
-            kind,
-            socket: 7,
-            id,
-        }
+        Header { kind, socket: 7, id }
     }
 
     #[test]
     fn frames_are_taken_whole_wherever_the_stream_is_cut() {
-        let frames = [
-            header(Kind::Frame, 1),
-            header(Kind::Ack, u64::MAX),
-            header(Kind::Message, 3),
-        ];
+        let frames = [header(Kind::Frame, 1), header(Kind::Ack, u64::MAX), header(Kind::Message, 3)];
         let mut stream = Vec::new();
         for frame in frames {
             stream.extend(frame.encode());
@@ -181,48 +169,11 @@ mod tests {
     fn sequences_are_judged() {
         let cases: [(&[u64], u64, Verdict); 6] = [
             (&[1, 2, 3], 3, Verdict::default()),
-            (
-                &[1, 2],
-                3,
-                Verdict {
-                    lost: 1,
-                    ..Verdict::default()
-                },
-            ),
-            (
-                &[1, 2, 2, 3],
-                3,
-                Verdict {
-                    duplicated: 1,
-                    ..Verdict::default()
-                },
-            ),
-            (
-                &[1, 3, 2],
-                3,
-                Verdict {
-                    out_of_order: 1,
-                    ..Verdict::default()
-                },
-            ),
-            (
-                &[1, 4],
-                4,
-                Verdict {
-                    lost: 2,
-                    gaps: 2,
-                    ..Verdict::default()
-                },
-            ),
-            (
-                &[1, 3, 2, 2],
-                3,
-                Verdict {
-                    out_of_order: 1,
-                    duplicated: 1,
-                    ..Verdict::default()
-                },
-            ),
+            (&[1, 2], 3, Verdict { lost: 1, ..Verdict::default() }),
+            (&[1, 2, 2, 3], 3, Verdict { duplicated: 1, ..Verdict::default() }),
+            (&[1, 3, 2], 3, Verdict { out_of_order: 1, ..Verdict::default() }),
+            (&[1, 4], 4, Verdict { lost: 2, gaps: 2, ..Verdict::default() }),
+            (&[1, 3, 2, 2], 3, Verdict { out_of_order: 1, duplicated: 1, ..Verdict::default() }),
         ];
         for (ids, sent, wanted) in cases {
             let mut sequence = Sequence::default();

@@ -82,19 +82,14 @@ impl Shared {
     fn completed(&self, socket: u32, since: Instant) {
         self.completed.fetch_add(1, Ordering::Relaxed);
         if self.measuring.load(Ordering::Relaxed) {
-            self.recorder(socket)
-                .lock()
-                .latencies
-                .record(since.elapsed());
+            self.recorder(socket).lock().latencies.record(since.elapsed());
         }
     }
 
     /// The first bytes of a message's body are the time, by this process's clock, when it was sent.
     fn pushed(&self, socket: u32, message: &[u8]) {
         self.pushed.fetch_add(1, Ordering::Relaxed);
-        let sent = message[HEADER..]
-            .first_chunk()
-            .map(|bytes| u64::from_le_bytes(*bytes));
+        let sent = message[HEADER..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         if self.measuring.load(Ordering::Relaxed) {
             let latency = self.micros().saturating_sub(sent.unwrap_or(0));
             let latency = Duration::from_micros(latency);
@@ -141,17 +136,14 @@ pub fn run(options: &PeerOptions) -> Result<(), LoadError> {
         recorders: (0..cores()).map(|_| Mutex::default()).collect(),
     });
     let (start, started) = watch::channel(false);
-    let tasks = runtime
-        .block_on(connect_all(options, &shared, &started))
-        .map_err(LoadError::doing("connecting"))?;
+    let tasks =
+        runtime.block_on(connect_all(options, &shared, &started)).map_err(LoadError::doing("connecting"))?;
     say(&Connected)?;
 
     let mut marks = Vec::with_capacity(2);
     for line in io::stdin().lock().lines() {
         let line = line.map_err(LoadError::doing("reading orders"))?;
-        match serde_json::from_str(&line)
-            .map_err(|source| LoadError::Unintelligible { line, source })?
-        {
+        match serde_json::from_str(&line).map_err(|source| LoadError::Unintelligible { line, source })? {
             Order::Start => {
                 start.send_replace(true);
             }
@@ -174,10 +166,7 @@ fn say(what: &impl serde::Serialize) -> Result<(), LoadError> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(&line)
-        .and_then(|()| stdout.flush())
-        .map_err(LoadError::doing("answering"))
+    stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(LoadError::doing("answering"))
 }
 
 /// How far everything was at a moment.
@@ -223,10 +212,7 @@ async fn connect_all(
 }
 
 fn garbage() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "what came was not what was sent",
-    )
+    io::Error::new(io::ErrorKind::InvalidData, "what came was not what was sent")
 }
 
 /// Takes the whole frames off the front of a buffer, and moves what is left to its beginning.
@@ -264,10 +250,7 @@ async fn read(mut stream: TcpStream, shared: &Shared) -> io::Result<Ended> {
         let new = received.distinct() - before;
         shared.completed.fetch_add(new, Ordering::Relaxed);
     }
-    Ok(Ended {
-        received,
-        ..Ended::default()
-    })
+    Ok(Ended { received, ..Ended::default() })
 }
 
 /// Echoes: one request at a time until it is told to stop.
@@ -277,11 +260,7 @@ async fn ask(mut stream: TcpStream, number: u32, shared: &Shared) -> io::Result<
     let mut ended = Ended::default();
     while shared.is_running() {
         ended.sent += 1;
-        let header = Header {
-            kind: Kind::Frame,
-            socket: number,
-            id: ended.sent,
-        };
+        let header = Header { kind: Kind::Frame, socket: number, id: ended.sent };
         request[..HEADER].copy_from_slice(&header.encode());
         let since = Instant::now();
         stream.write_all(&request).await?;
@@ -310,11 +289,7 @@ async fn converse(mut stream: TcpStream, number: u32, shared: &Shared) -> io::Re
         if sending && ended.sent == ended.acked {
             if shared.is_running() {
                 ended.sent += 1;
-                let header = Header {
-                    kind: Kind::Message,
-                    socket: number,
-                    id: ended.sent,
-                };
+                let header = Header { kind: Kind::Message, socket: number, id: ended.sent };
                 message[..HEADER].copy_from_slice(&header.encode());
                 message[HEADER..HEADER + 8].copy_from_slice(&shared.micros().to_le_bytes());
                 since = Instant::now();
@@ -329,20 +304,18 @@ async fn converse(mut stream: TcpStream, number: u32, shared: &Shared) -> io::Re
             break;
         }
         filled += read;
-        take_whole(&mut buffer, &mut filled, |header, frame| {
-            match header.kind {
-                Kind::Ack if header.socket == number && header.id == ended.sent => {
-                    ended.acked += 1;
-                    shared.completed(number, since);
-                    Ok(())
-                }
-                Kind::Message if header.socket == number ^ 1 => {
-                    ended.received.take(header.id);
-                    shared.pushed(number, frame);
-                    Ok(())
-                }
-                _ => Err(garbage()),
+        take_whole(&mut buffer, &mut filled, |header, frame| match header.kind {
+            Kind::Ack if header.socket == number && header.id == ended.sent => {
+                ended.acked += 1;
+                shared.completed(number, since);
+                Ok(())
             }
+            Kind::Message if header.socket == number ^ 1 => {
+                ended.received.take(header.id);
+                shared.pushed(number, frame);
+                Ok(())
+            }
+            _ => Err(garbage()),
         })?;
     }
     Ok(ended)
@@ -357,9 +330,7 @@ fn report(
     marks: &[Mark],
 ) -> Result<PeerReport, LoadError> {
     let [first, last] = marks else {
-        return Err(LoadError::Broken(
-            "a report was asked for before anything was measured",
-        ));
+        return Err(LoadError::Broken("a report was asked for before anything was measured"));
     };
     let ended = runtime
         .block_on(async { tokio::time::timeout(PATIENCE, join_all(tasks)).await })
@@ -412,11 +383,7 @@ mod tests {
     fn ended(acked: u64, received: &[u64]) -> Ended {
         let mut sequence = Sequence::default();
         received.iter().for_each(|id| sequence.take(*id));
-        Ended {
-            sent: acked,
-            acked,
-            received: sequence,
-        }
+        Ended { sent: acked, acked, received: sequence }
     }
 
     #[test]
@@ -424,43 +391,21 @@ mod tests {
         let clean = [ended(2, &[1, 2, 3]), ended(3, &[1, 2])];
         assert!(verdict(Part::Relays, &clean).is_clean());
         let lost = verdict(Part::Relays, &[ended(2, &[1, 2, 3]), ended(3, &[1])]);
-        assert_eq!(
-            lost,
-            Verdict {
-                lost: 1,
-                ..Verdict::default()
-            }
-        );
+        assert_eq!(lost, Verdict { lost: 1, ..Verdict::default() });
         let doubled = verdict(Part::Relays, &[ended(2, &[1, 2, 2, 3]), ended(3, &[1, 2])]);
-        assert_eq!(
-            doubled,
-            Verdict {
-                duplicated: 1,
-                ..Verdict::default()
-            }
-        );
+        assert_eq!(doubled, Verdict { duplicated: 1, ..Verdict::default() });
     }
 
     #[test]
     fn what_was_never_answered_is_lost() {
         let mut unanswered = ended(1, &[1]);
         unanswered.sent = 2;
-        assert_eq!(
-            verdict(Part::Echoes, &[unanswered]),
-            Verdict {
-                lost: 1,
-                ..Verdict::default()
-            }
-        );
+        assert_eq!(verdict(Part::Echoes, &[unanswered]), Verdict { lost: 1, ..Verdict::default() });
     }
 
     #[test]
     fn frames_are_taken_and_the_rest_is_kept() {
-        let header = Header {
-            kind: Kind::Ack,
-            socket: 1,
-            id: 2,
-        };
+        let header = Header { kind: Kind::Ack, socket: 1, id: 2 };
         let mut buffer = [0; 64];
         buffer[..HEADER].copy_from_slice(&header.encode());
         buffer[HEADER..HEADER + 3].copy_from_slice(&[3, 0, 0]);

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::disk::Scratch;
-use super::frame::{Header, Kind, MESSAGE, Sequence};
+use super::frame::{HEADER, Header, Kind, MESSAGE, Sequence};
 use super::peer::Part;
 use super::stage::{PATIENCE, PeerReport, Served, Stage};
 use super::{Loop, Measured};
@@ -34,11 +34,21 @@ const READ: usize = 4 * MESSAGE;
 /// Synced batches that wait for a writer. The messages in them are at most one for each socket.
 const BATCHES_WAITING: usize = 64;
 
-/// What the relay did, beside what every loop says.
+/// What the relay did.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Relayed {
     pub(super) measured: Measured,
     pub(super) push: Option<Percentiles>,
     pub(super) messages_per_sync: f64,
+}
+
+/// How acks and pushes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// Each in a write of its own, as a server does that treats messages one by one.
+    Each,
+    /// An ack and a push to the same socket that one sync made durable together in one write.
+    Coalesced,
 }
 
 /// What has arrived and is not yet in the file.
@@ -86,24 +96,26 @@ impl Arrived {
 
 pub(super) fn measure(
     sockets: u32,
+    writes: Writes,
     directory: &Path,
     measured: Duration,
     progress: &Progress,
 ) -> Result<Relayed, LoadError> {
     let (mut stage, streams) = Stage::set(Part::Relays, sockets)?;
     let scratch = Scratch::create(directory, "relay")?;
-    let file = scratch
-        .file
-        .try_clone()
-        .map_err(LoadError::doing("opening the journal"))?;
+    let file = scratch.file.try_clone().map_err(LoadError::doing("opening the journal"))?;
     let arrived = Arc::new(Arrived::default());
-    let (readers, senders, writers) = spawn(&stage, streams, &arrived);
+    let (readers, senders, writers) = spawn(&stage, streams, writes, &arrived);
     let journal = std::thread::spawn({
         let arrived = Arc::clone(&arrived);
         move || keep_journal(&arrived, file, &senders)
     });
 
-    let served = stage.measure(measured, progress, "relays")?;
+    let what = match writes {
+        Writes::Each => "relays, a write each",
+        Writes::Coalesced => "relays",
+    };
+    let served = stage.measure(measured, progress, what)?;
     // In this order nothing is cut off: the peer ends its half of a socket when all that it sent
     // there is acked, the journal ends when it is empty, the writers when they wrote everything.
     stage.runtime.block_on(join_all(readers, "reading"))?;
@@ -125,6 +137,7 @@ type Batch = Arc<Vec<u8>>;
 fn spawn(
     stage: &Stage,
     streams: Vec<TcpStream>,
+    writes: Writes,
     arrived: &Arc<Arrived>,
 ) -> (Vec<Task>, Vec<mpsc::Sender<Batch>>, Vec<Task>) {
     let mut readers = Vec::with_capacity(streams.len());
@@ -139,11 +152,7 @@ fn spawn(
         .enumerate()
         .map(|(at, sockets)| {
             let (sender, batches) = mpsc::channel(BATCHES_WAITING);
-            let share = Share {
-                at,
-                of: cores(),
-                sockets,
-            };
+            let share = Share { at, of: cores(), sockets, writes };
             (sender, stage.runtime.spawn(share.write_all(batches)))
         })
         .unzip();
@@ -186,11 +195,7 @@ struct Journaled {
     syncs: u64,
 }
 
-fn keep_journal(
-    arrived: &Arrived,
-    mut file: File,
-    writers: &[mpsc::Sender<Batch>],
-) -> io::Result<Journaled> {
+fn keep_journal(arrived: &Arrived, mut file: File, writers: &[mpsc::Sender<Batch>]) -> io::Result<Journaled> {
     let mut journaled = Journaled::default();
     while let Some(messages) = arrived.take() {
         file.write_all(&messages)?;
@@ -213,38 +218,75 @@ struct Share {
     at: usize,
     of: usize,
     sockets: Vec<OwnedWriteHalf>,
+    writes: Writes,
 }
 
 impl Share {
     async fn write_all(self, mut batches: mpsc::Receiver<Batch>) -> io::Result<()> {
+        let mut gathered = Gathered { of_socket: vec![Vec::new(); self.sockets.len()], sockets: Vec::new() };
         while let Some(batch) = batches.recv().await {
-            self.write(&batch).await?;
+            match self.writes {
+                Writes::Each => self.write_each(&batch).await?,
+                Writes::Coalesced => self.write_coalesced(&batch, &mut gathered).await?,
+            }
         }
         Ok(())
     }
 
-    async fn write(&self, batch: &[u8]) -> io::Result<()> {
+    async fn write_each(&self, batch: &[u8]) -> io::Result<()> {
         for message in batch.chunks_exact(MESSAGE) {
-            let header = Header::decode(message).ok_or(io::ErrorKind::InvalidData)?;
-            let number = header.socket as usize;
-            if number / 2 % self.of != self.at {
-                continue;
-            }
-            let local = number / 2 / self.of * 2 + number % 2;
-            let ack = Header {
-                kind: Kind::Ack,
-                ..header
-            };
-            write_whole(self.socket(local)?, &ack.encode()).await?;
+            let Some((local, ack)) = self.mine(message)? else { continue };
+            write_whole(self.socket(local)?, &ack).await?;
             write_whole(self.socket(local ^ 1)?, message).await?;
         }
         Ok(())
     }
 
+    async fn write_coalesced(&self, batch: &[u8], gathered: &mut Gathered) -> io::Result<()> {
+        for message in batch.chunks_exact(MESSAGE) {
+            let Some((local, ack)) = self.mine(message)? else { continue };
+            gathered.add(local, &ack)?;
+            gathered.add(local ^ 1, message)?;
+        }
+        for local in gathered.sockets.drain(..) {
+            let frames = &mut gathered.of_socket[local];
+            write_whole(self.socket(local)?, frames).await?;
+            frames.clear();
+        }
+        Ok(())
+    }
+
+    /// The place of a message's sender among these sockets, and the ack; `None` if another writer
+    /// has the pair.
+    fn mine(&self, message: &[u8]) -> io::Result<Option<(usize, [u8; HEADER])>> {
+        let header = Header::decode(message).ok_or(io::ErrorKind::InvalidData)?;
+        let number = header.socket as usize;
+        if number / 2 % self.of != self.at {
+            return Ok(None);
+        }
+        let ack = Header { kind: Kind::Ack, ..header };
+        Ok(Some((number / 2 / self.of * 2 + number % 2, ack.encode())))
+    }
+
     fn socket(&self, local: usize) -> io::Result<&OwnedWriteHalf> {
-        self.sockets
-            .get(local)
-            .ok_or(io::ErrorKind::InvalidData.into())
+        self.sockets.get(local).ok_or(io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// The frames of one batch by the socket that they go to.
+struct Gathered {
+    of_socket: Vec<Vec<u8>>,
+    sockets: Vec<usize>,
+}
+
+impl Gathered {
+    fn add(&mut self, local: usize, frame: &[u8]) -> io::Result<()> {
+        let frames = self.of_socket.get_mut(local).ok_or(io::ErrorKind::InvalidData)?;
+        if frames.is_empty() {
+            self.sockets.push(local);
+        }
+        frames.extend_from_slice(frame);
+        Ok(())
     }
 }
 
@@ -279,17 +321,11 @@ fn read_journal(mut file: &File, sockets: u32) -> Result<(Verdict, u64), LoadErr
     read().map_err(failed)
 }
 
-fn summarize(
-    report: &PeerReport,
-    served: Served,
-    journaled: Journaled,
-    in_file: (Verdict, u64),
-) -> Relayed {
+fn summarize(report: &PeerReport, served: Served, journaled: Journaled, in_file: (Verdict, u64)) -> Relayed {
     let mut verdict = report.verdict;
     verdict.add(in_file.0);
     // What was acked is in the file, and nothing else is.
-    verdict.lost +=
-        report.completed_in_all.abs_diff(in_file.1) + journaled.messages.abs_diff(in_file.1);
+    verdict.lost += report.completed_in_all.abs_diff(in_file.1) + journaled.messages.abs_diff(in_file.1);
     let elapsed = Duration::from_micros(report.measured_us);
     Relayed {
         measured: Measured {

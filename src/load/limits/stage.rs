@@ -80,12 +80,8 @@ impl Stage {
     /// Starts the peer and connects it; the sockets come in the order of their numbers.
     pub(super) fn set(part: Part, sockets: u32) -> Result<(Self, Vec<TcpStream>), LoadError> {
         let runtime = runtime()?;
-        let listener = runtime
-            .block_on(async { listen() })
-            .map_err(LoadError::doing("listening"))?;
-        let address = listener
-            .local_addr()
-            .map_err(LoadError::doing("listening"))?;
+        let listener = runtime.block_on(async { listen() }).map_err(LoadError::doing("listening"))?;
+        let address = listener.local_addr().map_err(LoadError::doing("listening"))?;
         let mut peer = Companion::start([
             "bench",
             "limits-peer",
@@ -94,9 +90,7 @@ impl Stage {
             &format!("--address={address}"),
         ])?;
         let accepted = runtime
-            .block_on(async {
-                tokio::time::timeout(PATIENCE, accept_all(&listener, sockets)).await
-            })
+            .block_on(async { tokio::time::timeout(PATIENCE, accept_all(&listener, sockets)).await })
             .map_err(|_| LoadError::Broken("the sockets were not connected in time"))?
             .map_err(LoadError::doing("accepting"))?;
         let Connected = peer.hear()?;
@@ -120,10 +114,7 @@ impl Stage {
         self.peer.tell(&Order::Stop)?;
         let after = Sample::of_self()?;
         progress.say(format!("{what}: checking"));
-        Ok(Served {
-            usage: after.since(&before),
-            elapsed: after.elapsed_since(&before),
-        })
+        Ok(Served { usage: after.since(&before), elapsed: after.elapsed_since(&before) })
     }
 
     /// Hears what the peer measured, once all that was sent has arrived and the sockets are closed.
@@ -172,14 +163,8 @@ async fn accept_all(listener: &TcpListener, sockets: u32) -> io::Result<Vec<TcpS
         numbered.push((stream.read_u32().await?, stream));
     }
     numbered.sort_unstable_by_key(|(number, _)| *number);
-    if numbered
-        .iter()
-        .zip(0..)
-        .any(|((number, _), at)| *number != at)
-    {
-        return Err(io::Error::other(
-            "somebody else connected, or a number came twice",
-        ));
+    if numbered.iter().zip(0..).any(|((number, _), at)| *number != at) {
+        return Err(io::Error::other("somebody else connected, or a number came twice"));
     }
     Ok(numbered.into_iter().map(|(_, stream)| stream).collect())
 }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
 
 /// Where, when and how a load test ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,12 +58,9 @@ impl Conditions {
     pub fn gather(data: Option<&Path>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let unknown = || "unknown".to_owned();
-        let since_1970 = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         Self {
             command: command_line(std::env::args()),
-            date: utc(since_1970.as_secs()),
+            date: utc(Clock::new(0).wall().0 / 1000),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             optimized: !cfg!(debug_assertions),
             host: Host {
@@ -93,18 +91,8 @@ pub fn cores() -> usize {
 
 impl fmt::Display for Conditions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Host {
-            cores,
-            cpu,
-            kernel,
-            memory_bytes,
-            load_before,
-        } = &self.host;
-        let build = if self.optimized {
-            ""
-        } else {
-            " (NOT optimized: its figures mean little)"
-        };
+        let Host { cores, cpu, kernel, memory_bytes, load_before } = &self.host;
+        let build = if self.optimized { "" } else { " (NOT optimized: its figures mean little)" };
         writeln!(f, "{}", self.command)?;
         writeln!(f, "{}, convoke {}{build}", self.date, self.version)?;
         writeln!(
@@ -112,12 +100,7 @@ impl fmt::Display for Conditions {
             "{cores} cores of {cpu}, {} MB, {kernel}, load before {load_before:.2}",
             memory_bytes / 1_000_000
         )?;
-        if let Some(Filesystem {
-            kind,
-            device,
-            options,
-        }) = &self.filesystem
-        {
+        if let Some(Filesystem { kind, device, options }) = &self.filesystem {
             writeln!(f, "data on {kind} ({device}, {options})")?;
         }
         Ok(())
@@ -146,12 +129,7 @@ fn field(text: &str, name: &str) -> Option<String> {
 }
 
 fn parse_kilobytes(value: &str) -> Option<u64> {
-    value
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    value.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn parse_load(loadavg: &str) -> Option<f64> {
@@ -166,15 +144,14 @@ fn filesystem_of(mountinfo: &str, path: &Path) -> Option<Filesystem> {
             let (before, after) = line.split_once(" - ")?;
             let point = unescape(before.split(' ').nth(4)?);
             let mut after = after.split(' ');
-            path.starts_with(Path::new(std::ffi::OsStr::from_bytes(&point)))
-                .then_some((
-                    point.len(),
-                    Filesystem {
-                        kind: after.next()?.to_owned(),
-                        device: after.next()?.to_owned(),
-                        options: after.next()?.to_owned(),
-                    },
-                ))
+            path.starts_with(Path::new(std::ffi::OsStr::from_bytes(&point))).then_some((
+                point.len(),
+                Filesystem {
+                    kind: after.next()?.to_owned(),
+                    device: after.next()?.to_owned(),
+                    options: after.next()?.to_owned(),
+                },
+            ))
         })
         .max_by_key(|(length, _)| *length)
         .map(|(_, filesystem)| filesystem)
@@ -186,8 +163,7 @@ fn unescape(field: &str) -> Vec<u8> {
     let mut rest = field.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
         let octal = (byte == b'\\').then(|| tail.get(..3)).flatten();
-        let code =
-            octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         out.push(code.unwrap_or(byte));
         rest = if code.is_some() { &tail[3..] } else { tail };
     }
@@ -204,17 +180,10 @@ fn utc(seconds: u64) -> String {
     let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_based = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * march_based + 2) / 5 + 1;
-    let month = if march_based < 10 {
-        march_based + 3
-    } else {
-        march_based - 9
-    };
+    let month = if march_based < 10 { march_based + 3 } else { march_based - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!(
-        "{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{:02}Z",
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
 }
 
 #[cfg(test)]
@@ -238,8 +207,7 @@ mod tests {
 
     #[test]
     fn fields_of_proc_are_found() {
-        let cpuinfo =
-            "processor\t: 0\nmodel name\t: AMD EPYC: 7\nprocessor\t: 1\nmodel name\t: other\n";
+        let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC: 7\nprocessor\t: 1\nmodel name\t: other\n";
         assert_eq!(field(cpuinfo, "model name").as_deref(), Some("AMD EPYC: 7"));
         assert_eq!(field(cpuinfo, "model"), None);
         assert_eq!(parse_kilobytes("24684096 kB"), Some(25_276_514_304));
@@ -261,19 +229,13 @@ mod tests {
         assert_eq!(kind("/tmpfs").as_deref(), Some("ext4"));
         assert_eq!(kind("/mnt/my disk/a").as_deref(), Some("btrfs"));
         let root = filesystem_of(mountinfo, Path::new("/")).unwrap();
-        assert_eq!(
-            (root.device.as_str(), root.options.as_str()),
-            ("/dev/vda", "rw,discard")
-        );
+        assert_eq!((root.device.as_str(), root.options.as_str()), ("/dev/vda", "rw,discard"));
     }
 
     #[test]
     fn the_command_line_can_be_pasted() {
         let arguments = ["convoke", "--json=out.json", "two words", "it's", ""].map(str::to_owned);
-        assert_eq!(
-            command_line(arguments.into_iter()),
-            r"convoke --json=out.json 'two words' 'it'\''s' ''"
-        );
+        assert_eq!(command_line(arguments.into_iter()), r"convoke --json=out.json 'two words' 'it'\''s' ''");
     }
 
     #[test]

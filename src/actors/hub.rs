@@ -1,0 +1,219 @@
+//! The hub: which sessions of this node get the pushes of a conversation.
+//!
+//! One actor per stripe; a conversation always maps to the same one, so its listeners' changes and its pushes arrive in
+//! the order in which its owner sent them. Soft: after a crash the conversations send their listeners again.
+
+mod encode;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use convoke_protocol::event::Lagged;
+use convoke_protocol::frame::Event;
+use convoke_protocol::id::{ConversationId, Seq, SessionId};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::encode::PushBatch;
+use crate::actors::session::egress::Delivery;
+use crate::actors::session::{SessionShared, SessionTable};
+use crate::clock::Clock;
+use crate::storage::LogRow;
+
+/// After so many deliveries in one go the hub lets others run.
+const DELIVERIES_PER_TURN: usize = 256;
+
+/// Committed rows on their way to the listeners.
+pub struct Publication {
+    /// Where they were said.
+    pub conversation: ConversationId,
+    /// What was said, in rising order.
+    pub rows: Arc<[LogRow]>,
+    /// Which session said which: it gets an answer instead of a push.
+    pub origins: Vec<(Seq, SessionId)>,
+}
+
+enum Message {
+    Listen(ConversationId, Vec<SessionId>),
+    Leave(ConversationId, SessionId),
+    /// These and no others listen; pushes up to the head may have been missed.
+    Reset(ConversationId, Vec<SessionId>, Seq),
+    Forget(ConversationId),
+    Publish(Publication),
+    InjectPanic,
+}
+
+struct HubActor {
+    sessions: SessionTable,
+    clock: Clock,
+}
+
+/// Listeners by conversation, sorted by session id: a pointer each.
+type Listeners = HashMap<ConversationId, Vec<Arc<SessionShared>>>;
+
+impl HubActor {
+    fn listen(&self, listeners: &mut Listeners, conversation: ConversationId, added: &[SessionId]) {
+        let list = listeners.entry(conversation).or_default();
+        for id in added {
+            // A session that is not there any more needs no pushes.
+            if let (Err(place), Some(session)) =
+                (list.binary_search_by_key(id, |one| one.id), self.sessions.get(*id))
+            {
+                list.insert(place, session);
+            }
+        }
+    }
+
+    async fn publish(&self, listeners: &mut Listeners, publication: &Publication) {
+        let Publication { conversation, rows, origins } = publication;
+        let Some(list) = listeners.get_mut(conversation) else { return };
+        let Some(head) = rows.last().map(|row| row.seq) else { return };
+        let now_ms = self.clock.monotonic_ms();
+        let mut batch = PushBatch::new(conversation, rows);
+        let mut gone = false;
+        for (n, session) in list.iter().enumerate() {
+            if n % DELIVERIES_PER_TURN == DELIVERIES_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            let framing = session.egress.framing();
+            let (frames, count) = if origins.iter().any(|(_, id)| *id == session.id) {
+                batch.without(framing, |seq| origins.contains(&(seq, session.id)))
+            } else {
+                batch.all(framing)
+            };
+            if count > 0 {
+                let delivery = session.egress.deliver(conversation, head, &frames, count, now_ms);
+                session.count_delivery(delivery, count);
+                gone |= delivery == Delivery::Closed;
+            }
+        }
+        if gone {
+            list.retain(|session| self.sessions.get(session.id).is_some());
+        }
+    }
+}
+
+impl Actor for HubActor {
+    type Msg = Message;
+    type State = Listeners;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<Listeners, ActorProcessingErr> {
+        Ok(Listeners::new())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        listeners: &mut Listeners,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Listen(conversation, added) => self.listen(listeners, conversation, &added),
+            Message::Leave(conversation, gone) => {
+                if let Some(list) = listeners.get_mut(&conversation)
+                    && let Ok(place) = list.binary_search_by_key(&gone, |one| one.id)
+                {
+                    list.remove(place);
+                }
+            }
+            Message::Reset(conversation, all, head) => {
+                listeners.remove(&conversation);
+                self.listen(listeners, conversation.clone(), &all);
+                for session in listeners.get(&conversation).into_iter().flatten() {
+                    let lagged = Lagged { conversation: conversation.clone(), head, shed: 0 };
+                    session.egress.send_event(&Event::Lagged(lagged));
+                }
+            }
+            Message::Forget(conversation) => {
+                listeners.remove(&conversation);
+            }
+            Message::Publish(publication) => self.publish(listeners, &publication).await,
+            Message::InjectPanic => panic!("injected for a test"),
+        }
+        Ok(())
+    }
+}
+
+/// Reaches the hub. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub {
+    stripes: Arc<[ArcSwap<ActorRef<Message>>]>,
+    sessions: SessionTable,
+    clock: Clock,
+}
+
+impl Hub {
+    /// Starts as many stripes as asked for.
+    ///
+    /// # Errors
+    /// An actor cannot be started.
+    pub async fn start(
+        stripes: usize,
+        sessions: SessionTable,
+        clock: Clock,
+        supervisor: &ActorCell,
+    ) -> Result<Self, ractor::SpawnErr> {
+        let mut actors = Vec::new();
+        for _ in 0..stripes.max(1) {
+            let actor = HubActor { sessions: sessions.clone(), clock };
+            actors.push(ArcSwap::from_pointee(
+                Actor::spawn_linked(None, actor, (), supervisor.clone()).await?.0,
+            ));
+        }
+        Ok(Self { stripes: actors.into(), sessions, clock })
+    }
+
+    /// If `dead` was one of the stripes, starts it anew and says so; the conversations then send their listeners again.
+    ///
+    /// # Errors
+    /// The actor cannot be started.
+    pub async fn restart(&self, dead: &ActorCell, supervisor: &ActorCell) -> Result<bool, ractor::SpawnErr> {
+        for stripe in self.stripes.iter() {
+            if stripe.load().get_id() == dead.get_id() {
+                let actor = HubActor { sessions: self.sessions.clone(), clock: self.clock };
+                stripe.store(Arc::new(Actor::spawn_linked(None, actor, (), supervisor.clone()).await?.0));
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn cast(&self, conversation: &ConversationId, message: Message) {
+        let stripe = (xxh3_64(conversation.as_str().as_bytes()) % self.stripes.len() as u64) as usize;
+        // A stripe that is being restarted loses this; the conversations then reset their listeners.
+        let _ = self.stripes[stripe].load().cast(message);
+    }
+
+    /// Adds listeners; adding one twice changes nothing.
+    pub fn listen(&self, conversation: &ConversationId, sessions: Vec<SessionId>) {
+        self.cast(conversation, Message::Listen(conversation.clone(), sessions));
+    }
+
+    /// Takes a listener out.
+    pub fn leave(&self, conversation: &ConversationId, session: SessionId) {
+        self.cast(conversation, Message::Leave(conversation.clone(), session));
+    }
+
+    /// Replaces the listeners and tells each that it may have missed pushes up to `head`.
+    pub fn reset(&self, conversation: &ConversationId, sessions: Vec<SessionId>, head: Seq) {
+        self.cast(conversation, Message::Reset(conversation.clone(), sessions, head));
+    }
+
+    /// Forgets a conversation that goes to sleep.
+    pub fn forget(&self, conversation: &ConversationId) {
+        self.cast(conversation, Message::Forget(conversation.clone()));
+    }
+
+    /// Delivers to the listeners.
+    pub fn publish(&self, publication: Publication) {
+        let conversation = publication.conversation.clone();
+        self.cast(&conversation, Message::Publish(publication));
+    }
+
+    /// Makes the stripe of a conversation panic (tests of supervision).
+    pub fn inject_panic(&self, conversation: &ConversationId) {
+        self.cast(conversation, Message::InjectPanic);
+    }
+}

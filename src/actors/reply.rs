@@ -1,0 +1,66 @@
+//! The one answer that a request gets.
+
+use std::sync::Arc;
+
+use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::frame::Answer;
+use convoke_protocol::id::SessionId;
+
+use crate::actors::session::SessionShared;
+
+/// Owed to a client: answers exactly once. Dropped without an answer (an actor died with it in its mailbox), it
+/// answers `INTERNAL` with outcome `unknown`, so that the client repeats the request.
+#[derive(Debug)]
+pub struct Reply {
+    session: Arc<SessionShared>,
+    request_id: u64,
+    answered: bool,
+}
+
+impl Reply {
+    /// Owes an answer to a request that was just read.
+    pub fn new(session: Arc<SessionShared>, request_id: u64) -> Self {
+        session.egress.begin_request();
+        Self { session, request_id, answered: false }
+    }
+
+    /// Who asked.
+    pub fn session(&self) -> &Arc<SessionShared> {
+        &self.session
+    }
+
+    /// The id of the asking session.
+    pub fn session_id(&self) -> SessionId {
+        self.session.id
+    }
+
+    /// Queues the answer; whoever calls this flushes the session's egress after a batch of answers.
+    pub fn queue(mut self, answer: &Answer) -> Arc<SessionShared> {
+        self.give(answer);
+        self.session.clone()
+    }
+
+    /// Answers and writes at once.
+    pub fn send(self, answer: &Answer) {
+        self.queue(answer).egress.flush();
+    }
+
+    fn give(&mut self, answer: &Answer) {
+        self.answered = true;
+        if let Answer::Error(error) = answer {
+            self.session.log_failed_request(self.request_id, error);
+        }
+        self.session.egress.queue_answer(self.request_id, answer);
+        self.session.egress.end_request();
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.answered {
+            let error = RequestError::unknown(ErrorCode::INTERNAL, "the request was lost inside the server");
+            self.give(&Answer::Error(error.retry_after(500)));
+            self.session.egress.flush();
+        }
+    }
+}

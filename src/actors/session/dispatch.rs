@@ -1,0 +1,423 @@
+//! Requests: decoded, checked against the state of the connection, and handed to whoever answers them.
+//!
+//! The same for every transport: `net` knows how bytes become frames, this file what frames mean.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use convoke_protocol::PROTOCOL_VERSION;
+use convoke_protocol::codec;
+use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::event::NodeAddress;
+use convoke_protocol::frame::{Answer, Request};
+use convoke_protocol::id::{SessionId, UserId};
+use convoke_protocol::message::{MessageKind, Priority};
+use convoke_protocol::request::messages::{Ack, Acked, Send, Target};
+use convoke_protocol::request::session::{
+    CloseSession, HeartbeatAnswer, Hello, Limits, LoggedIn, LoggedOut, Login, SessionClosed, SessionInfo,
+    Sessions, Welcome,
+};
+use ractor::ActorCell;
+
+use super::egress::Egress;
+use super::reading::Reader;
+use super::state::{Live, RateLimit, SessionState};
+use super::{SessionHandle, SessionShared, SessionTable};
+use crate::actors::conversation::core::SendCommand;
+use crate::actors::directory::Directory;
+use crate::actors::directory::core::SessionPolicy;
+use crate::actors::reply::Reply;
+use crate::actors::shard::Conversations;
+use crate::auth::Verifier;
+use crate::clock::Clock;
+use crate::storage::Stores;
+use crate::telemetry::metrics::Metrics;
+
+/// The longest text in a `Hello`, in bytes.
+const MAX_HELLO_TEXT: usize = 128;
+
+/// The most features in a `Hello`.
+const MAX_FEATURES: usize = 32;
+
+/// The longest token, in bytes.
+const MAX_TOKEN_BYTES: usize = 3_000;
+
+/// What of a session's rules an operator may change while the node runs.
+#[derive(Debug, Clone)]
+pub struct SessionRules {
+    /// How many sessions, and what a device's second login does.
+    pub policy: Arc<SessionPolicy>,
+    /// Sends per second and session; 0 is no limit.
+    pub send_rate_per_s: u32,
+    /// Sends at once before the rate counts.
+    pub send_burst: u32,
+}
+
+/// What sessions need of their node.
+pub struct Services {
+    /// The node's id.
+    pub node: String,
+    /// Told to clients in `Welcome`.
+    pub limits: Limits,
+    /// Told to clients in `Welcome`.
+    pub heartbeat_ms: u32,
+    /// Where clients may connect.
+    pub nodes: ArcSwap<Vec<NodeAddress>>,
+    /// What may change while the node runs.
+    pub rules: ArcSwap<SessionRules>,
+    /// Checks tokens.
+    pub verifier: ArcSwap<Verifier>,
+    /// Who is online.
+    pub directory: Directory,
+    /// The live sessions of this node.
+    pub sessions: SessionTable,
+    /// Who numbers messages.
+    pub conversations: Conversations,
+    /// What is kept.
+    pub stores: Stores,
+    /// The clocks.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whom the sessions' actors are linked to.
+    pub supervisor: ActorCell,
+}
+
+/// The session engine's side of one connection.
+pub struct SessionConnection {
+    services: Arc<Services>,
+    egress: Arc<Egress>,
+    peer: String,
+    state: SessionState,
+}
+
+fn not_done(code: ErrorCode, message: impl Into<String>) -> RequestError {
+    RequestError::not_done(code, message)
+}
+
+impl SessionConnection {
+    /// A connection that was just accepted. `peer` is for the log.
+    pub fn new(services: Arc<Services>, egress: Arc<Egress>, peer: String) -> Self {
+        Self { services, egress, peer, state: SessionState::Greeting }
+    }
+
+    /// The outgoing half.
+    pub fn egress(&self) -> &Arc<Egress> {
+        &self.egress
+    }
+
+    /// Whether the session is live: the bounds of the time before login do not count any more.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, SessionState::Live(_))
+    }
+
+    /// The largest frame that is read once the session is live.
+    pub fn max_frame_bytes(&self) -> usize {
+        self.services.limits.max_frame_bytes as usize
+    }
+
+    fn answer(&self, request_id: u64, answer: impl Into<Answer>) {
+        self.egress.queue_answer(request_id, &answer.into());
+    }
+
+    /// Takes one frame.
+    ///
+    /// # Errors
+    /// The connection is to be closed for this reason; what is to be said is queued.
+    pub async fn on_frame(&mut self, frame: &[u8]) -> Result<(), ErrorCode> {
+        self.egress.heard(self.services.clock.monotonic_ms());
+        let codec = self.egress.framing().codec();
+        let read = codec::with_frame(codec, frame, |raw| {
+            Ok((raw.head, Request::decode(codec, raw.head.type_number, raw.body)))
+        });
+        let (head, request) = match read {
+            Ok((head, request)) if head.request_id > 0 => (head, request),
+            Ok(_) => return Err(self.bad_input(ErrorCode::MALFORMED_FRAME, "request ids begin at 1")),
+            Err(error) => return Err(self.bad_input(ErrorCode::MALFORMED_FRAME, &error.to_string())),
+        };
+        let id = head.request_id;
+        let request = match request {
+            Ok(Some(request)) => request,
+            Ok(None) => {
+                let text = format!("there is no request of type {}", head.type_number);
+                return self.refuse(id, not_done(ErrorCode::UNSUPPORTED, text));
+            }
+            Err(error) => {
+                return self.refuse(id, not_done(ErrorCode::INVALID_REQUEST, error.to_string()));
+            }
+        };
+        match (&mut self.state, request) {
+            (SessionState::Live(_), request) => self.live(id, request).await,
+            (SessionState::Greeting, Request::Hello(hello)) => self.hello(id, hello),
+            (SessionState::Authenticating { .. }, Request::Login(login)) => {
+                Box::pin(self.login(id, login)).await
+            }
+            (_, other) => {
+                let text = format!("{} does not fit the state of the connection", other.name());
+                let _ = self.refuse(id, not_done(ErrorCode::OUT_OF_ORDER, text));
+                Err(ErrorCode::OUT_OF_ORDER)
+            }
+        }
+    }
+
+    /// Answers with an error; before login that ends the connection.
+    fn refuse(&mut self, id: u64, error: RequestError) -> Result<(), ErrorCode> {
+        let code = error.code;
+        self.services.metrics.request_failed(code);
+        self.answer(id, error);
+        if self.is_live() { Ok(()) } else { Err(code) }
+    }
+
+    /// Tells the client what is wrong with its bytes; the connection then closes.
+    pub fn bad_input(&mut self, code: ErrorCode, message: &str) -> ErrorCode {
+        self.services.metrics.request_failed(code);
+        self.answer(0, not_done(code, message));
+        code
+    }
+
+    fn hello(&mut self, id: u64, hello: Hello) -> Result<(), ErrorCode> {
+        let texts = [&hello.app, &hello.version, &hello.os].into_iter().chain(&hello.features);
+        if texts.into_iter().any(|text| text.len() > MAX_HELLO_TEXT) || hello.features.len() > MAX_FEATURES {
+            return self.refuse(id, not_done(ErrorCode::INVALID_REQUEST, "a text of Hello is too long"));
+        }
+        if hello.protocol != PROTOCOL_VERSION {
+            let text = format!("this server speaks version {PROTOCOL_VERSION}, not {}", hello.protocol);
+            return self.refuse(id, not_done(ErrorCode::UNSUPPORTED_VERSION, text));
+        }
+        let services = &self.services;
+        self.answer(
+            id,
+            Welcome {
+                protocol: PROTOCOL_VERSION,
+                version: env!("CARGO_PKG_VERSION").into(),
+                node: services.node.clone(),
+                features: Vec::new(),
+                heartbeat_ms: services.heartbeat_ms,
+                limits: services.limits,
+                server_time: services.clock.wall(),
+                nodes: services.nodes.load().to_vec(),
+            },
+        );
+        self.state = SessionState::Authenticating { app: format!("{} {}", hello.app, hello.version) };
+        Ok(())
+    }
+
+    async fn login(&mut self, id: u64, login: Login) -> Result<(), ErrorCode> {
+        match self.admit(login).await {
+            Ok((live, logged_in)) => {
+                self.services.metrics.login(None);
+                self.state = SessionState::Live(live);
+                self.answer(id, logged_in);
+                Ok(())
+            }
+            Err(error) => {
+                self.services.metrics.login(Some(error.code));
+                tracing::info!(peer = %self.peer, code = %error.code, "login refused");
+                self.state = SessionState::Over;
+                self.refuse(id, error)
+            }
+        }
+    }
+
+    async fn admit(&mut self, login: Login) -> Result<(Live, LoggedIn), RequestError> {
+        let services = &self.services;
+        if login.token.len() > MAX_TOKEN_BYTES {
+            return Err(not_done(ErrorCode::BAD_TOKEN, "the token is too long"));
+        }
+        let claims = services.verifier.load().verify(&login.token, services.clock.wall())?;
+        let app = match std::mem::replace(&mut self.state, SessionState::Over) {
+            SessionState::Authenticating { app } => app,
+            _ => String::new(),
+        };
+        let shared = Arc::new(SessionShared {
+            id: SessionId::generate(),
+            user: claims.user.clone(),
+            device: login.device,
+            device_class: login.device_class,
+            app,
+            since: services.clock.wall(),
+            egress: self.egress.clone(),
+            metrics: services.metrics.clone(),
+            actor: std::sync::OnceLock::new(),
+        });
+        let rules = services.rules.load_full();
+        // In the table before the directory tells anyone of it: a hub that is told finds it.
+        let actor = SessionHandle::start(
+            shared.clone(),
+            services.directory.clone(),
+            &services.sessions,
+            &services.supervisor,
+        )
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "a session cannot be started");
+            not_done(ErrorCode::INTERNAL, "the session cannot be started")
+        })?;
+        match services.directory.register(shared.clone(), rules.policy.clone()).await {
+            Ok(replaced) => {
+                for older in replaced {
+                    older.kick(ErrorCode::DEVICE_REPLACED, "the device logged in again");
+                }
+            }
+            Err(error) => {
+                actor.stop();
+                return Err(error);
+            }
+        }
+        let rate = RateLimit::new(rules.send_burst, services.clock.now().monotonic);
+        let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
+        Ok((Live { shared, actor, rate }, logged_in))
+    }
+
+    async fn live(&mut self, id: u64, request: Request) -> Result<(), ErrorCode> {
+        let SessionState::Live(live) = &mut self.state else { return Ok(()) };
+        let services = &self.services;
+        services.metrics.request(request.type_number());
+        let reader = Reader { services, session: &live.shared };
+        let answer: Result<Answer, RequestError> = match request {
+            Request::Send(send) => match self.send(id, send).await {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
+            Request::Ack(ack) => acknowledge(services, &live.shared, ack).await.map(Answer::Acked),
+            Request::Heartbeat(_) => {
+                Ok(Answer::HeartbeatAnswer(HeartbeatAnswer { server_time: services.clock.wall() }))
+            }
+            Request::Pull(pull) => Box::pin(reader.pull(pull)).await.map(Answer::Pulled),
+            Request::History(history) => Box::pin(reader.history(history)).await.map(Answer::HistoryPage),
+            Request::Sync(sync) => Box::pin(reader.sync(sync)).await.map(Answer::Synced),
+            Request::ListSessions(_) => Ok(Answer::Sessions(list_sessions(services, &live.shared).await)),
+            Request::CloseSession(close) => {
+                close_session(services, &live.shared.user, &close).await.map(Answer::SessionClosed)
+            }
+            Request::Logout(_) => {
+                self.answer(id, LoggedOut {});
+                return Err(ErrorCode::LOGGED_OUT);
+            }
+            Request::Hello(_) | Request::Login(_) => {
+                let error = not_done(ErrorCode::OUT_OF_ORDER, "the session is live already");
+                self.answer(id, error);
+                return Err(ErrorCode::OUT_OF_ORDER);
+            }
+        };
+        match answer {
+            Ok(answer) => self.egress.queue_answer(id, &answer),
+            Err(error) => {
+                if let SessionState::Live(live) = &self.state {
+                    live.shared.log_failed_request(id, &error);
+                }
+                self.egress.queue_answer(id, &Answer::Error(error));
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, id: u64, send: Send) -> Result<(), RequestError> {
+        let SessionState::Live(live) = &mut self.state else { return Ok(()) };
+        let services = &self.services;
+        let rules = services.rules.load();
+        let now = services.clock.now().monotonic;
+        if let Err(wait_ms) = live.rate.take(rules.send_rate_per_s, rules.send_burst, now) {
+            let error = not_done(ErrorCode::RATE_LIMITED, "more sends per second than allowed");
+            return Err(error.retry_after(wait_ms));
+        }
+        let max = services.limits.max_body_bytes as usize;
+        if send.content.body.len() > max {
+            let text = format!("the body has {} bytes, more than {max}", send.content.body.len());
+            return Err(not_done(ErrorCode::BODY_TOO_LARGE, text));
+        }
+        if send.priority == Priority::SYSTEM || send.priority.name().is_none() {
+            return Err(not_done(ErrorCode::NOT_PERMITTED, "users send with priority high, normal or low"));
+        }
+        let user = &live.shared.user;
+        if let Target::Group(_) = &send.target {
+            return Err(not_done(ErrorCode::NOT_FOUND, "there is no such group, or it is not yours"));
+        }
+        let conversation = send.target.conversation(user);
+        let command = Box::new(SendCommand {
+            sender: user.clone(),
+            device: live.shared.device.clone(),
+            retry: send.retry,
+            kind: MessageKind::USER,
+            priority: send.priority,
+            content: send.content,
+            reply_to: send.reply_to,
+            previous: send.previous,
+        });
+        let reply = Reply::new(live.shared.clone(), id);
+        services.conversations.send(conversation, command, reply).await;
+        Ok(())
+    }
+
+    /// The connection is over.
+    pub fn on_closed(&mut self, reason: ErrorCode) {
+        let before = std::mem::replace(&mut self.state, SessionState::Over);
+        self.services.metrics.connection_closed(reason);
+        match before {
+            SessionState::Live(live) => {
+                let session = &live.shared;
+                tracing::info!(
+                    target: "convoke::session",
+                    session = %session.id, user = %session.user, device = %session.device,
+                    peer = %self.peer, reason = %reason,
+                    "session closed"
+                );
+                live.actor.stop();
+            }
+            _ => {
+                tracing::debug!(target: "convoke::session", peer = %self.peer, reason = %reason, "connection closed")
+            }
+        }
+    }
+}
+
+async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> Result<Acked, RequestError> {
+    let max = services.limits.max_ranges as usize;
+    if ack.cursors.len() > max {
+        let text = format!("{} cursors are more than {max}", ack.cursors.len());
+        return Err(not_done(ErrorCode::INVALID_REQUEST, text));
+    }
+    if session.egress.acked(ack.pushes, services.clock.monotonic_ms()).is_err() {
+        let text = "pushes counts what this connection received: it neither falls nor passes what was sent";
+        return Err(not_done(ErrorCode::INVALID_REQUEST, text));
+    }
+    if let Some(other) = ack.cursors.iter().find(|cursor| !cursor.conversation.is_direct_with(&session.user))
+    {
+        let text = format!("there is no conversation {}, or it is not yours", other.conversation);
+        return Err(not_done(ErrorCode::NOT_FOUND, text));
+    }
+    if !ack.cursors.is_empty() {
+        let kept = services.stores.cursors.put_cursors(&session.user, &session.device, &ack.cursors).await;
+        kept.map_err(|error| {
+            tracing::warn!(%error, "cursors are not kept");
+            not_done(ErrorCode::UNAVAILABLE, "the cursors are not kept").retry_after(1_000)
+        })?;
+    }
+    Ok(Acked {})
+}
+
+async fn list_sessions(services: &Services, asking: &SessionShared) -> Sessions {
+    let sessions = services.directory.sessions(&asking.user).await;
+    let info = |session: &Arc<SessionShared>| SessionInfo {
+        session: session.id,
+        device: session.device.clone(),
+        device_class: session.device_class,
+        app: session.app.clone(),
+        node: services.node.clone(),
+        since: session.since,
+        current: session.id == asking.id,
+    };
+    Sessions { sessions: sessions.iter().map(info).collect() }
+}
+
+async fn close_session(
+    services: &Services,
+    user: &UserId,
+    close: &CloseSession,
+) -> Result<SessionClosed, RequestError> {
+    let sessions = services.directory.sessions(user).await;
+    if let Some(session) = sessions.iter().find(|session| session.id == close.session) {
+        session.kick(ErrorCode::CLOSED_BY_USER, "closed from another session of the user");
+    }
+    Ok(SessionClosed {})
+}

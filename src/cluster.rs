@@ -1,0 +1,3 @@
+//! Which node owns what, and how nodes speak to each other.
+
+pub mod shard_map;
