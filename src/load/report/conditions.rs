@@ -224,7 +224,7 @@ mod tests {
 29 26 0:32 / /mnt/my\\040disk rw - btrfs /dev/vdc rw
 ";
         let kind = |path: &str| filesystem_of(mountinfo, Path::new(path)).map(|found| found.kind);
-        assert_eq!(kind("/home/a").as_deref(), Some("ext4"));
+        assert_eq!(kind("/var/a").as_deref(), Some("ext4"));
         assert_eq!(kind("/tmp/a").as_deref(), Some("xfs"));
         assert_eq!(kind("/tmpfs").as_deref(), Some("ext4"));
         assert_eq!(kind("/mnt/my disk/a").as_deref(), Some("btrfs"));
