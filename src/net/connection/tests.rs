@@ -92,7 +92,9 @@ impl FrameHandler for EchoHandler {
         self.engine.frames.fetch_add(1, Relaxed);
         match frame {
             b"login" => self.deadline = None,
-            b"hold" => self.egress.begin_request(),
+            b"hold" => {
+                self.egress.begin_request();
+            }
             b"panic" => panic!("asked to"),
             b"later" => tokio::task::yield_now().await,
             b"bye" => return Err(ErrorCode::LOGGED_OUT),
