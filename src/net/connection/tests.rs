@@ -133,6 +133,5 @@ fn size_of_made<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
 #[test]
 fn the_task_of_a_connection_is_small() {
     let size = size_of_made(serve_future);
-    println!("{size} bytes, of which {} the connection", size_of::<Connection<TcpSocket, Echo>>());
     assert!(size <= 1_024, "the future of a connection has {size} bytes");
 }
