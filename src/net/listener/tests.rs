@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Node {
     pub(super) net: Net<Echo>,
     pub(super) engine: Arc<EchoEngine>,
-    pub(super) closed: mpsc::UnboundedReceiver<ErrorCode>,
+    pub(super) closed: mpsc::Receiver<ErrorCode>,
     pub(super) address: SocketAddr,
 }
 
