@@ -78,7 +78,8 @@ pub trait FrameHandler: Send {
     /// The connection will be closed for what the client sent, or did not send in time: queues what is to be said.
     fn on_bad_input(&mut self, code: ErrorCode);
 
-    /// The connection is over. Called once, whatever happens.
+    /// The connection is over. Called once, whatever happens. The socket is shut down then, and its file descriptor is
+    /// free when the last share in the egress is dropped.
     fn on_closed(&mut self, reason: ErrorCode);
 }
 
