@@ -2,8 +2,8 @@
 
 pub mod admin;
 pub mod bench;
-pub mod check;
 pub mod chat;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod credentials;
