@@ -1,8 +1,13 @@
-//! The Convoke server. `ARCHITECTURE.md` is the map; `main.rs` only calls the commands.
+//! The Convoke server. `ARCHITECTURE.md` is the map; `main.rs` only calls [`cmd`].
 
 pub mod actors;
 pub mod auth;
 pub mod clock;
 pub mod cluster;
+pub mod cmd;
+pub mod config;
+pub mod net;
+pub mod node;
+pub mod node_file;
 pub mod storage;
 pub mod telemetry;

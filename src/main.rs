@@ -1,3 +1,7 @@
-//! The `convoke` binary.
+//! The `convoke` binary: reads the command line and hands over to `cmd`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    convoke::cmd::main()
+}

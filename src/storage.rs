@@ -84,8 +84,36 @@ pub struct Hint {
 pub struct ReadLimit {
     /// At most so many rows.
     pub rows: usize,
-    /// It stops after the row with which the bodies reach so many bytes; one row is always returned.
+    /// It stops after the row with which the bodies reach so many bytes. One row is always returned, whatever the limit.
     pub bytes: usize,
+}
+
+impl ReadLimit {
+    /// No more than so many rows, whatever their bodies have.
+    pub const fn rows(rows: usize) -> Self {
+        Self { rows, bytes: usize::MAX }
+    }
+
+    /// What is left of the limit while a read goes on.
+    pub(crate) const fn budget(self) -> ReadBudget {
+        ReadBudget { rows: self.rows, bytes: self.bytes }
+    }
+}
+
+/// What a read may still return.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadBudget {
+    rows: usize,
+    bytes: usize,
+}
+
+impl ReadBudget {
+    /// Counts a row that is returned; says whether another may follow.
+    pub(crate) fn take(&mut self, row: &LogRow) -> bool {
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(row.entry.content.body.len());
+        self.rows > 0 && self.bytes > 0
+    }
 }
 
 /// The logs of the conversations.
@@ -177,4 +205,11 @@ pub struct Stores {
     pub index: Arc<dyn ConversationIndex>,
     /// The devices' cursors.
     pub cursors: Arc<dyn CursorStore>,
+}
+
+impl Stores {
+    /// One store that is all of them.
+    pub fn of<S: MessageLog + ConversationIndex + CursorStore>(store: Arc<S>) -> Self {
+        Self { log: store.clone(), index: store.clone(), cursors: store }
+    }
 }

@@ -14,6 +14,8 @@ pub mod core;
 pub mod dedup;
 pub mod recovery;
 mod serving;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

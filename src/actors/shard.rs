@@ -24,6 +24,7 @@ use crate::actors::conversation::{Activation, ConversationHandle, Request, Surro
 use crate::actors::reply::Reply;
 use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::storage::{Epoch, WriteStamp};
+use crate::telemetry::metrics::ActorKind;
 
 enum Message {
     Activate(ConversationId, Request),
@@ -158,7 +159,13 @@ impl Conversations {
             let mut actor = slot.actor.write();
             if actor.as_ref().is_some_and(|actor| actor.get_id() == dead.get_id()) {
                 *actor = None;
-                self.0.active.retain(|id, _| self.0.map.of_conversation(id) != ShardId(shard));
+                let mut forgotten = 0;
+                self.0.active.retain(|id, _| {
+                    let stays = self.0.map.of_conversation(id) != ShardId(shard);
+                    forgotten += usize::from(!stays);
+                    stays
+                });
+                self.0.surroundings.metrics.deactivated(forgotten);
                 return true;
             }
         }
@@ -248,11 +255,19 @@ impl ShardActor {
     }
 
     fn forget(&self, gone: impl Fn(&ConversationHandle) -> bool, conversation: Option<&ConversationId>) {
-        let active = &self.conversations.0.active;
+        let Shared { active, surroundings, .. } = &*self.conversations.0;
+        let mut forgotten = 0;
         match conversation {
-            Some(conversation) => drop(active.remove_if(conversation, |_, handle| gone(handle))),
-            None => active.retain(|_, handle| !gone(handle)),
+            Some(conversation) => {
+                forgotten += usize::from(active.remove_if(conversation, |_, handle| gone(handle)).is_some());
+            }
+            None => active.retain(|_, handle| {
+                let stays = !gone(handle);
+                forgotten += usize::from(!stays);
+                stays
+            }),
         }
+        surroundings.metrics.deactivated(forgotten);
     }
 }
 
@@ -287,7 +302,7 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(cell, error) = event {
             tracing::error!(%error, "a conversation crashed; it starts again from the store");
-            self.conversations.0.surroundings.metrics.actor_restarted("conversation");
+            self.conversations.0.surroundings.metrics.actor_restarted(ActorKind::Conversation);
             self.forget(|handle| handle.is_actor(&cell), None);
         }
         Ok(())

@@ -2,6 +2,7 @@
 //!
 //! The same for every transport: `net` knows how bytes become frames, this file what frames mean.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,10 @@ const MAX_TOKEN_BYTES: usize = 3_000;
 /// What of a session's rules an operator may change while the node runs.
 #[derive(Debug, Clone)]
 pub struct SessionRules {
+    /// Told to clients in `Welcome`.
+    pub limits: Limits,
+    /// Told to clients in `Welcome`; three times as long without a word ends a session.
+    pub heartbeat_ms: u32,
     /// How many sessions, and what a device's second login does.
     pub policy: Arc<SessionPolicy>,
     /// Sends per second and session; 0 is no limit.
@@ -57,10 +62,6 @@ pub struct SessionRules {
 pub struct Services {
     /// The node's id.
     pub node: String,
-    /// Told to clients in `Welcome`.
-    pub limits: Limits,
-    /// Told to clients in `Welcome`.
-    pub heartbeat_ms: u32,
     /// Where clients may connect.
     pub nodes: ArcSwap<Vec<NodeAddress>>,
     /// What may change while the node runs.
@@ -87,7 +88,7 @@ pub struct Services {
 pub struct SessionConnection {
     services: Arc<Services>,
     egress: Arc<Egress>,
-    peer: String,
+    peer: SocketAddr,
     state: SessionState,
 }
 
@@ -97,7 +98,9 @@ fn not_done(code: ErrorCode, message: impl Into<String>) -> RequestError {
 
 impl SessionConnection {
     /// A connection that was just accepted. `peer` is for the log.
-    pub fn new(services: Arc<Services>, egress: Arc<Egress>, peer: String) -> Self {
+    pub fn new(services: Arc<Services>, egress: Arc<Egress>, peer: SocketAddr) -> Self {
+        services.metrics.connections.of(egress.framing()).inc();
+        services.metrics.connections_accepted.of(egress.framing()).inc();
         Self { services, egress, peer, state: SessionState::Greeting }
     }
 
@@ -113,7 +116,7 @@ impl SessionConnection {
 
     /// The largest frame that is read once the session is live.
     pub fn max_frame_bytes(&self) -> usize {
-        self.services.limits.max_frame_bytes as usize
+        self.services.rules.load().limits.max_frame_bytes as usize
     }
 
     fn answer(&self, request_id: u64, answer: impl Into<Answer>) {
@@ -185,6 +188,7 @@ impl SessionConnection {
             return self.refuse(id, not_done(ErrorCode::UNSUPPORTED_VERSION, text));
         }
         let services = &self.services;
+        let rules = services.rules.load();
         self.answer(
             id,
             Welcome {
@@ -192,8 +196,8 @@ impl SessionConnection {
                 version: env!("CARGO_PKG_VERSION").into(),
                 node: services.node.clone(),
                 features: Vec::new(),
-                heartbeat_ms: services.heartbeat_ms,
-                limits: services.limits,
+                heartbeat_ms: rules.heartbeat_ms,
+                limits: rules.limits,
                 server_time: services.clock.wall(),
                 nodes: services.nodes.load().to_vec(),
             },
@@ -321,7 +325,7 @@ impl SessionConnection {
             let error = not_done(ErrorCode::RATE_LIMITED, "more sends per second than allowed");
             return Err(error.retry_after(wait_ms));
         }
-        let max = services.limits.max_body_bytes as usize;
+        let max = rules.limits.max_body_bytes as usize;
         if send.content.body.len() > max {
             let text = format!("the body has {} bytes, more than {max}", send.content.body.len());
             return Err(not_done(ErrorCode::BODY_TOO_LARGE, text));
@@ -353,6 +357,7 @@ impl SessionConnection {
     pub fn on_closed(&mut self, reason: ErrorCode) {
         let before = std::mem::replace(&mut self.state, SessionState::Over);
         self.services.metrics.connection_closed(reason);
+        self.services.metrics.connections.of(self.egress.framing()).dec();
         match before {
             SessionState::Live(live) => {
                 let session = &live.shared;
@@ -372,7 +377,7 @@ impl SessionConnection {
 }
 
 async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> Result<Acked, RequestError> {
-    let max = services.limits.max_ranges as usize;
+    let max = services.rules.load().limits.max_ranges as usize;
     if ack.cursors.len() > max {
         let text = format!("{} cursors are more than {max}", ack.cursors.len());
         return Err(not_done(ErrorCode::INVALID_REQUEST, text));

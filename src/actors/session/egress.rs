@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use convoke_protocol::error_code::ErrorCode;
@@ -90,6 +90,8 @@ pub struct Egress {
     writer: Box<dyn SocketWriter>,
     queue: Mutex<Queue>,
     in_flight: AtomicU32,
+    /// Set once `closing` is: then the last answer wakes the connection.
+    ending: AtomicBool,
     /// Milliseconds of the node's monotonic clock when something was last heard from the client.
     heard_ms: AtomicU64,
     changed: Notify,
@@ -110,6 +112,7 @@ impl Egress {
             writer,
             queue: Mutex::default(),
             in_flight: AtomicU32::new(0),
+            ending: AtomicBool::new(false),
             heard_ms: AtomicU64::new(now_ms),
             changed: Notify::new(),
         }
@@ -173,7 +176,7 @@ impl Egress {
         queue.pushes_sent += count;
         if queue.frames.is_empty() && !queue.blocked {
             let rest = match self.writer.try_write_vectored(&[IoSlice::new(frames)]) {
-                Ok(written) if written == frames.len() => return Delivery::Taken,
+                Ok(written) if written == frames.len() => return self.settle(&mut queue),
                 Ok(written) => frames.slice(written..),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => frames.clone(),
                 Err(_) => return self.broke(&mut queue),
@@ -188,6 +191,19 @@ impl Egress {
             self.write_out(&mut queue);
         }
         Delivery::Taken
+    }
+
+    /// After everything was taken by the writer: whether the socket has it too.
+    fn settle(&self, queue: &mut Queue) -> Delivery {
+        match self.writer.try_flush() {
+            Ok(()) => Delivery::Taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                queue.blocked = true;
+                self.changed.notify_one();
+                Delivery::Taken
+            }
+            Err(_) => self.broke(queue),
+        }
     }
 
     fn broke(&self, queue: &mut Queue) -> Delivery {
@@ -251,6 +267,7 @@ impl Egress {
         if queue.frames.capacity() > KEEP_FRAMES {
             queue.frames = VecDeque::new();
         }
+        self.settle(queue);
         if queue.closing.is_some() {
             self.changed.notify_one();
         }
@@ -284,8 +301,8 @@ impl Egress {
 
     /// Notes that a request was answered.
     pub fn end_request(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if before >= self.limits.max_in_flight {
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before >= self.limits.max_in_flight || (before == 1 && self.ending.load(Ordering::SeqCst)) {
             self.changed.notify_one();
         }
     }
@@ -307,6 +324,7 @@ impl Egress {
         }
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(reason);
+        self.ending.store(true, Ordering::SeqCst);
         self.write_out(&mut queue);
         self.changed.notify_one();
     }
@@ -316,7 +334,10 @@ impl Egress {
         let queue = self.queue.lock();
         match queue.closing {
             _ if queue.broken => EgressState::Done(queue.closing.unwrap_or(ErrorCode::DISCONNECTED)),
-            Some(reason) if queue.frames.is_empty() && !queue.blocked => EgressState::Done(reason),
+            // Requests under way are still answered.
+            Some(reason) if queue.frames.is_empty() && !queue.blocked && self.in_flight() == 0 => {
+                EgressState::Done(reason)
+            }
             Some(reason) => EgressState::Closing(reason),
             None if queue.blocked => EgressState::Blocked,
             None => EgressState::Open,

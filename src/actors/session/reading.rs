@@ -58,7 +58,7 @@ fn messages(rows: &[LogRow]) -> Vec<Message> {
 
 impl Reader<'_> {
     fn budget(&self) -> Budget {
-        let limits = &self.services.limits;
+        let limits = self.services.rules.load().limits;
         Budget { messages: limits.max_page_messages as usize, bytes: limits.max_page_bytes as usize }
     }
 
@@ -80,7 +80,7 @@ impl Reader<'_> {
     }
 
     pub(super) async fn pull(&self, pull: Pull) -> Result<Pulled, RequestError> {
-        let max_ranges = self.services.limits.max_ranges as usize;
+        let max_ranges = self.services.rules.load().limits.max_ranges as usize;
         if pull.ranges.len() > max_ranges {
             return Err(invalid(format!("{} ranges are more than {max_ranges}", pull.ranges.len())));
         }
@@ -219,7 +219,7 @@ impl Reader<'_> {
     }
 
     pub(super) async fn sync(&self, sync: Sync) -> Result<Synced, RequestError> {
-        let max = self.services.limits.max_ranges as usize;
+        let max = self.services.rules.load().limits.max_ranges as usize;
         if sync.cursors.len() > max {
             return Err(invalid(format!("{} cursors are more than {max}", sync.cursors.len())));
         }

@@ -1,0 +1,320 @@
+//! The composition root: configuration → store → actors → listeners, and the order of shutdown.
+//!
+//! # Start
+//! Store (locks the data directory), token key, actors, listeners, `node.json`, the ready line.
+//!
+//! # Shutdown
+//! 1. Listeners accept no more; `readyz` says so.
+//! 2. Every session is told `GoAway`; what it asked before is still answered; then its connection closes.
+//! 3. The store writes what waits and closes.
+//! 4. `node.json` goes; the process ends with 0.
+//!
+//! A second signal ends the process at once. What was acknowledged is durable either way.
+
+mod admin_api;
+mod engine;
+mod supervisor;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use convoke_protocol::error_code::ErrorCode;
+use convoke_protocol::event::{GoAway, NodeAddress};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::admin_api::NodeAdmin;
+use self::engine::{SessionEngine, core_limits, session_rules};
+use self::supervisor::Supervisor;
+use crate::actors::conversation::Surroundings;
+use crate::actors::directory::Directory;
+use crate::actors::hub::Hub;
+use crate::actors::session::SessionTable;
+use crate::actors::session::dispatch::Services;
+use crate::actors::shard::Conversations;
+use crate::auth::{SigningKey, Verifier};
+use crate::cluster::shard_map::ShardMap;
+use crate::cmd::serve::{Setup, welcome_text};
+use crate::config::{Config, tls};
+use crate::net::admin::{AdminConfig, AdminHandle, AdminListener};
+use crate::net::listener::slots::ConnectionLimits;
+use crate::net::listener::{Listener, ListenerConfig, Net, NetConfig, TlsMode, Transport};
+use crate::net::tls::{TlsAcceptor, TlsFiles};
+use crate::net::websocket::upgrade::WebSocketConfig;
+use crate::node_file::NodeFile;
+use crate::storage::Stores;
+use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::telemetry::metrics::Metrics;
+
+/// How often sessions are looked over: silent ones, overdue acknowledgements.
+const SESSION_SWEEP: Duration = Duration::from_secs(1);
+
+/// How often conversations are looked over: those that may sleep.
+const CONVERSATION_SWEEP: Duration = Duration::from_secs(5);
+
+/// How long a client waits before it comes back to a node that restarts, in milliseconds.
+const COME_BACK_MS: u32 = 500;
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// It could not start, or not stop in order.
+pub fn run(setup: Setup) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let node = Node::start(setup).await?;
+        signals.next().await;
+        tracing::info!("stopping; a second signal ends the process at once");
+        tokio::select! {
+            stopped = node.stop() => stopped,
+            () = signals.next() => abort(),
+        }
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "a second signal asks for exactly this")]
+fn abort() -> ! {
+    std::process::exit(130)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A node that serves.
+struct Node {
+    config: Config,
+    store: Arc<EmbeddedStore>,
+    services: Arc<Services>,
+    net: Net<SessionEngine>,
+    admin: AdminHandle,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Node {
+    async fn start(setup: Setup) -> anyhow::Result<Self> {
+        let config = setup.config.clone();
+        let data = &config.node.data;
+        std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
+        let store = open_store(&config).await?;
+        let key = SigningKey::load_or_create(data)?;
+        let verifier = Verifier::new(&key, &config.auth)?;
+        let metrics = Arc::new(Metrics::new());
+        let watched = store.clone();
+        metrics.watch_store(move || engine::store_numbers(&watched));
+        let services = start_actors(&setup, &store, verifier, metrics).await?;
+        let net = Net::new(Arc::new(SessionEngine::new(services.clone(), &config)), net_config(&config));
+        let tls = load_tls(&config)?;
+        let tcp = bind(Transport::Tcp, config.tcp.listen, &config, tls.as_ref())?;
+        let ws = bind(Transport::WebSocket, config.websocket.listen, &config, tls.as_ref())?;
+        let admin =
+            AdminListener::bind(AdminConfig { address: config.admin.listen, public: config.admin.public })?;
+        let file = NodeFile {
+            pid: std::process::id(),
+            tcp: tcp.local_addr(),
+            ws: ws.local_addr(),
+            admin: admin.local_addr(),
+        };
+        services.nodes.store(Arc::new(advertised(&config)));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let api = NodeAdmin::new(setup, key, store.clone(), services.clone(), net.clone(), stopping.clone());
+        net.start(tcp);
+        net.start(ws);
+        let admin = admin.start(Arc::new(api));
+        file.write(data).with_context(|| format!("cannot write node.json in {}", data.display()))?;
+        announce(&file, data);
+        start_sweeps(&services, config.conversations.passivate_after_ms.duration());
+        Ok(Self { config, store, services, net, admin, stopping })
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.net.stop_accepting();
+        let go_away = GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms: COME_BACK_MS, nodes: Vec::new() };
+        for session in self.services.sessions.all() {
+            session.go_away(go_away.clone());
+        }
+        let within = self.config.node.stop_within_ms.duration();
+        if tokio::time::timeout(within, self.net.closed()).await.is_err() {
+            tracing::warn!(connections = self.net.slots().taken(), "connections did not close in time");
+        }
+        self.admin.stop().await;
+        self.store.shutdown().await;
+        NodeFile::remove(&self.config.node.data)?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Arc<EmbeddedStore>> {
+    let data = config.node.data.clone();
+    let storage = &config.storage;
+    let embedded = EmbeddedConfig {
+        shards: config.node.shards,
+        queue_bytes: storage.queue_bytes,
+        batch_bytes: storage.batch_bytes,
+        batch_appends: storage.batch_appends,
+        cache_bytes: storage.cache_bytes,
+        memtable_bytes: storage.memtable_bytes,
+        cursor_interval: storage.cursor_interval_ms.duration(),
+        reads: storage.reads,
+        fault: None,
+    };
+    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&data, embedded)).await??;
+    Ok(Arc::new(store))
+}
+
+async fn start_actors(
+    setup: &Setup,
+    store: &Arc<EmbeddedStore>,
+    verifier: Verifier,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Arc<Services>> {
+    let (config, clock) = (&setup.config, setup.clock);
+    let (supervisor, cell) = Supervisor::start().await?;
+    let stripes = std::thread::available_parallelism().map_or(1, usize::from);
+    let sessions = SessionTable::default();
+    let directory = Directory::start(stripes, &cell).await?;
+    let hub = Hub::start(stripes, sessions.clone(), clock, &cell).await?;
+    let stores = Stores::of(store.clone());
+    let surroundings = Surroundings {
+        stores: stores.clone(),
+        directory: directory.clone(),
+        hub: hub.clone(),
+        clock,
+        limits: core_limits(&config.conversations),
+        metrics: metrics.clone(),
+    };
+    let shards = ShardMap::new(config.node.shards);
+    let conversations = Conversations::new(shards, crate::storage::Epoch(1), surroundings, cell.clone());
+    supervisor.supervise(supervisor::Supervised {
+        directory: directory.clone(),
+        hub,
+        conversations: conversations.clone(),
+        sessions: sessions.clone(),
+        metrics: metrics.clone(),
+    });
+    Ok(Arc::new(Services {
+        node: config.node.id.clone(),
+        nodes: ArcSwap::default(),
+        rules: ArcSwap::from_pointee(session_rules(config)),
+        verifier: ArcSwap::from_pointee(verifier),
+        directory,
+        sessions,
+        conversations,
+        stores,
+        clock,
+        metrics,
+        supervisor: cell,
+    }))
+}
+
+fn net_config(config: &Config) -> NetConfig {
+    NetConfig {
+        limits: connection_limits(config),
+        handshake_time: config.sessions.login_deadline_ms.duration(),
+        websocket: WebSocketConfig {
+            origins: config.websocket.origins.clone(),
+            ..WebSocketConfig::default()
+        },
+        ..NetConfig::default()
+    }
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: config.limits.max_connections,
+        max_per_address: config.limits.max_connections_per_ip,
+    }
+}
+
+fn load_tls(config: &Config) -> anyhow::Result<Option<Arc<TlsAcceptor>>> {
+    if !config.tls.has_certificate() {
+        return Ok(None);
+    }
+    let files = TlsFiles { certificate: config.tls.certificate.clone(), key: config.tls.key.clone() };
+    Ok(Some(Arc::new(TlsAcceptor::load(files)?)))
+}
+
+fn bind(
+    transport: Transport,
+    address: std::net::SocketAddr,
+    config: &Config,
+    acceptor: Option<&Arc<TlsAcceptor>>,
+) -> anyhow::Result<Listener> {
+    let tls = match (config.tls.applies_to(address), acceptor) {
+        (true, Some(acceptor)) => TlsMode::On(acceptor.clone()),
+        (false, _) if config.tls.mode == tls::TlsMode::Off => TlsMode::Off,
+        // A listener that needs TLS and has no certificate refuses by itself.
+        _ => TlsMode::Unsaid,
+    };
+    let config = ListenerConfig { tls, ..ListenerConfig::new(transport, address) };
+    Ok(Listener::bind(config)?)
+}
+
+fn advertised(config: &Config) -> Vec<NodeAddress> {
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let (tcp, ws) = (given(&config.node.advertise_tcp), given(&config.node.advertise_ws));
+    if tcp.is_none() && ws.is_none() {
+        return Vec::new();
+    }
+    vec![NodeAddress { node: config.node.id.clone(), tcp, ws }]
+}
+
+fn announce(file: &NodeFile, data: &Path) {
+    // A caller that closed its end does not want to know.
+    let _ = writeln!(std::io::stdout().lock(), "{}", file.ready_line());
+    let _ = write!(std::io::stderr().lock(), "{}", welcome_text(data, file.tcp));
+}
+
+fn start_sweeps(services: &Arc<Services>, idle: Duration) {
+    let swept = services.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(SESSION_SWEEP);
+        loop {
+            ticks.tick().await;
+            sweep_sessions(&swept);
+        }
+    });
+    let conversations = services.conversations.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(CONVERSATION_SWEEP.min(idle));
+        loop {
+            ticks.tick().await;
+            conversations.sweep(idle);
+        }
+    });
+}
+
+fn sweep_sessions(services: &Services) {
+    let now_ms = services.clock.monotonic_ms();
+    let rules = services.rules.load();
+    let ack_deadline_ms = u64::from(rules.limits.ack_deadline_ms);
+    let idle_ms = u64::from(rules.heartbeat_ms) * 3;
+    services.sessions.for_each(|session| {
+        if session.egress.unacked_for_ms(now_ms) > ack_deadline_ms {
+            session.go_away(GoAway { reason: ErrorCode::ACKS_OVERDUE, retry_after_ms: 0, nodes: Vec::new() });
+        } else if session.egress.silent_for_ms(now_ms) > idle_ms {
+            session.go_away(GoAway { reason: ErrorCode::IDLE, retry_after_ms: 0, nodes: Vec::new() });
+        }
+    });
+}

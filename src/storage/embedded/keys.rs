@@ -1,0 +1,130 @@
+//! The keys of the rows. Ids hold no control characters, so a 0x00 behind an id ends it, and sorts below all that
+//! could go on.
+//!
+//! Before a message's key stand four bytes of a hash of its conversation. They order nothing that anyone asks for and
+//! protect nothing: fjall keeps the first four bytes of a key beside its place in the memtable, and ids of one kind
+//! begin alike, so without them every step of an insert would have to fetch another key from memory.
+
+use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
+use fjall::UserKey;
+use xxhash_rust::xxh3::xxh3_64;
+
+const END: u8 = 0;
+
+/// `hash conversation 0x00 seq` (big-endian): a conversation's rows lie together, in order.
+pub(super) fn message(conversation: &ConversationId, seq: Seq) -> UserKey {
+    let id = conversation.as_str().as_bytes();
+    UserKey::from(joined(&[&hash(id), id, &[END], &seq.0.to_be_bytes()]))
+}
+
+/// On disks since the first version: it cannot change.
+fn hash(conversation: &[u8]) -> [u8; 4] {
+    (xxh3_64(conversation) as u32).to_be_bytes()
+}
+
+/// Takes a message's key apart.
+pub(super) fn split_message(key: &[u8]) -> Option<(ConversationId, Seq)> {
+    let (conversation, seq) = key.split_last_chunk::<8>()?;
+    let (hashed, conversation) = conversation.strip_suffix(&[END])?.split_first_chunk::<4>()?;
+    if *hashed != hash(conversation) {
+        return None;
+    }
+    Some((ConversationId::new(text(conversation)?).ok()?, Seq(u64::from_be_bytes(*seq))))
+}
+
+/// `user 0x00 conversation`: an entry of a user's list.
+pub(super) fn list(user: &UserId, conversation: &ConversationId) -> UserKey {
+    UserKey::from(joined(&[user.as_str().as_bytes(), &[END], conversation.as_str().as_bytes()]))
+}
+
+/// Where the list of a user begins, and where it has ended.
+pub(super) fn list_bounds(user: &UserId) -> (Vec<u8>, Vec<u8>) {
+    let user = user.as_str().as_bytes();
+    (joined(&[user, &[END]]), joined(&[user, &[END + 1]]))
+}
+
+/// Takes an entry of a list apart.
+pub(super) fn split_list(key: &[u8]) -> Option<(UserId, ConversationId)> {
+    let mut parts = key.split(|byte| *byte == END);
+    let (user, conversation) = (text(parts.next()?)?, text(parts.next()?)?);
+    match parts.next() {
+        Some(_) => None,
+        None => Some((UserId::new(user).ok()?, ConversationId::new(conversation).ok()?)),
+    }
+}
+
+/// `user 0x00 device 0x00 conversation`.
+pub(super) fn cursor(user: &UserId, device: &DeviceId, conversation: &ConversationId) -> UserKey {
+    let (user, device) = (user.as_str().as_bytes(), device.as_str().as_bytes());
+    UserKey::from(joined(&[user, &[END], device, &[END], conversation.as_str().as_bytes()]))
+}
+
+/// Takes a cursor's key apart.
+pub(super) fn split_cursor(key: &[u8]) -> Option<(UserId, DeviceId, ConversationId)> {
+    let mut parts = key.splitn(3, |byte| *byte == END);
+    let user = UserId::new(text(parts.next()?)?).ok()?;
+    let device = DeviceId::new(text(parts.next()?)?).ok()?;
+    let conversation = ConversationId::new(text(parts.next()?)?).ok()?;
+    Some((user, device, conversation))
+}
+
+/// `first 0x00 conversation`, among the meta rows: the lowest seq of a log that was trimmed.
+pub(super) fn first(conversation: &ConversationId) -> UserKey {
+    UserKey::from(joined(&[b"first", &[END], conversation.as_str().as_bytes()]))
+}
+
+/// The value of a row that is a number.
+pub(super) fn seq_value(seq: Seq) -> [u8; 8] {
+    seq.0.to_be_bytes()
+}
+
+/// Reads the value of a row that is a number.
+pub(super) fn read_seq(value: &[u8]) -> Option<Seq> {
+    Some(Seq(u64::from_be_bytes(value.try_into().ok()?)))
+}
+
+fn joined(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a released version wrote.
+    const HASH_OF_TEAM: [u8; 4] = [0, 0, 0, 0];
+
+    #[test]
+    fn keys_come_apart_again_and_neighbours_do_not_mix() {
+        let user = UserId::new("alice").expect("valid");
+        let device = DeviceId::new("phone").expect("valid");
+        let short = ConversationId::new("g:team").expect("valid");
+        let long = ConversationId::new("g:team2").expect("valid");
+        // A seq whose bytes hold zeros and high bytes must not be taken for a separator.
+        for seq in [Seq(0), Seq(1), Seq(255), Seq(256), Seq(u64::MAX)] {
+            assert_eq!(split_message(&message(&short, seq)), Some((short.clone(), seq)));
+            assert_eq!(read_seq(&seq_value(seq)), Some(seq));
+            // All of one conversation are on the same side of all of another.
+            assert_eq!(
+                message(&short, seq) < message(&long, Seq(9)),
+                message(&short, Seq(9)) < message(&long, Seq(0))
+            );
+        }
+        assert!(message(&short, Seq(255)) < message(&short, Seq(256)));
+        assert_eq!(split_list(&list(&user, &short)), Some((user.clone(), short.clone())));
+        let cursor = cursor(&user, &device, &long);
+        assert_eq!(split_cursor(&cursor), Some((user.clone(), device, long.clone())));
+        let (from, to) = list_bounds(&user);
+        assert!(from.as_slice() < &list(&user, &short)[..] && &list(&user, &long)[..] < to.as_slice());
+        let other = UserId::new("alice2").expect("valid");
+        assert!(&list(&other, &short)[..] > to.as_slice());
+        assert_eq!(message(&short, Seq(1))[..4], HASH_OF_TEAM);
+        for bad in [&b"g:team"[..], b"g:team\x00\x01", b"0123g:team\x00\x00\x00\x00\x00\x00\x00\x00\x01"] {
+            assert_eq!(split_message(bad), None, "{bad:?}");
+        }
+    }
+}
