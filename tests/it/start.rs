@@ -71,8 +71,9 @@ async fn a_second_signal_stops_at_once() {
     assert_eq!(other.end().await, End::GoAway(ErrorCode::SHUTDOWN));
     node.signal(Signal::TERM);
     let begin = std::time::Instant::now();
-    node.ended().await;
+    let ended = node.ended().await;
     assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    assert!(ended.code != Some(0) && !ended.stderr.contains("stopped\n"), "it stopped in order: {ended:?}");
     drop(stubborn);
 }
 
