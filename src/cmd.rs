@@ -1,6 +1,8 @@
 //! The subcommands of the binary: one thin file each.
 
 pub mod admin;
+pub mod bench;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod credentials;
@@ -27,7 +29,6 @@ pub struct Cli {
     command: Command,
 }
 
-// chat (cmd/chat.rs), bench (cmd/bench.rs) and check (cmd/check.rs) take their places between these.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a node
@@ -36,6 +37,10 @@ enum Command {
     Token(token::Args),
     /// Check a configuration, or show the one in effect
     Config(config::Args),
+    /// Say whether a store is in order
+    Check(check::CheckArgs),
+    /// Measure a node, or the machine under it
+    Bench(bench::BenchArgs),
     /// Operate a running node
     Admin(admin::Args),
     /// Print completions for a shell
@@ -48,6 +53,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args, crate::node::run),
         Command::Token(args) => token::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(args),
         Command::Admin(args) => admin::run(&args),
         Command::Completions(args) => completions::run(&args),
     };

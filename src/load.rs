@@ -1,0 +1,76 @@
+//! What `bench` runs: load generators, and what they share to measure and to report.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`report`] | conditions, progress, the printed table, the JSON file, the verdict |
+//! | [`latency`] | latencies, recorded per thread and merged |
+//! | [`process`] | what a process uses, descriptors, further processes of this binary |
+//! | [`limits`] | the machine's floor: no code of Convoke in its measured loops |
+
+pub mod latency;
+pub mod limits;
+pub mod process;
+pub mod report;
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a load test could not be carried out. (What it found wrong is in its [`report::Verdict`].)
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The operating system refused something.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file could not be used.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// What another process of the load test said was not understood.
+    #[error("a process of the load test said {line:?}: {source}")]
+    Unintelligible {
+        /// What it said.
+        line: String,
+        /// Why that is no answer.
+        source: serde_json::Error,
+    },
+    /// Another process of the load test ended before its time.
+    #[error("a process of the load test ended before its time")]
+    ProcessEnded,
+    /// More descriptors are needed than a process may have here.
+    #[error(
+        "{wanted} descriptors are needed and a process may have {allowed} here: raise `ulimit -n` or ask for less"
+    )]
+    TooFewDescriptors {
+        /// How many are needed.
+        wanted: u64,
+        /// How many a process may have.
+        allowed: u64,
+    },
+    /// A result could not be turned into JSON.
+    #[error("the result as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A task or thread of the load test panicked, or waited for something that never came.
+    #[error("{0}")]
+    Broken(&'static str),
+}
+
+impl LoadError {
+    /// For `map_err`: names what was being done.
+    pub fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+
+    /// For `map_err`: names the file.
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { path: path.into(), source }
+    }
+}
