@@ -108,6 +108,9 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Who cannot be served is told so soon.
+const IMPATIENT: &str = "[conversations]\nanswer_within_ms = 500";
+
 /// Sends until the disk is full and checks what follows; returns what was acknowledged.
 async fn fill(node: &TestNode) -> Vec<(Send, Seq)> {
     let mut alice = TestClient::login(node, Framing::Tcp, "alice", "phone").await;
@@ -152,7 +155,7 @@ async fn a_full_disk_stops_sends_and_nothing_else() {
     match SmallDisk::new().await {
         Ok(disk) => {
             let data = disk.mount.join("data");
-            let mut node = Setup::default().start_in(disk.home.clone(), data).await;
+            let mut node = Setup::config(IMPATIENT).start_in(disk.home.clone(), data).await;
             let acked = fill(&node).await;
             node.stop().await;
             disk.grow().await;
@@ -161,7 +164,7 @@ async fn a_full_disk_stops_sends_and_nothing_else() {
         }
         Err(reason) => {
             eprintln!("no small file system ({}), files are bounded instead", reason.trim());
-            let mut node = TestNode::start().await;
+            let mut node = Setup::config(IMPATIENT).start().await;
             node.stop().await;
             // Blocks of 512 bytes: 4 MB. The signal that comes with the error is not wanted.
             let bounded = r#"trap "" XFSZ; ulimit -f 8192; exec "$@""#;

@@ -16,7 +16,7 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     let addresses = node.addresses();
     let ports = [addresses.tcp, addresses.ws, addresses.admin].map(|address| address.port());
     assert!(ports.iter().all(|port| *port != 0) && ports[0] != ports[1] && ports[1] != ports[2], "{ports:?}");
-    assert_eq!(node.pid(), std::fs::read_to_string(node.data().join("node.json")).map(pid_of).unwrap());
+    assert_eq!(node.pid(), pid_in(&std::fs::read_to_string(node.data().join("node.json")).unwrap()));
     let key = std::fs::metadata(node.data().join("token.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
     let ended = node.stop().await;
@@ -26,8 +26,8 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     }
 }
 
-fn pid_of(json: String) -> u32 {
-    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+fn pid_in(json: &str) -> u32 {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap();
     u32::try_from(value["pid"].as_u64().unwrap()).unwrap()
 }
 
@@ -93,7 +93,10 @@ async fn a_wrong_configuration_is_refused_with_key_value_and_bound() {
         ("[limits]\nmax_frame_bytes = 12", &["limits.max_frame_bytes", "12", "4096..=16777216"]),
         ("[limits]\nmax_fame_bytes = 8192", &["limits.max_fame_bytes"]),
         ("[limit]\nmax_frame_bytes = 8192", &["limit"]),
-        ("[sessions]\ndevice_conflict = \"fight\"", &["sessions.device_conflict", "fight", "replace", "refuse"]),
+        (
+            "[sessions]\ndevice_conflict = \"fight\"",
+            &["sessions.device_conflict", "fight", "replace", "refuse"],
+        ),
         ("[sessions]\nheartbeat_ms = 1\nlogin_deadline_ms = 1", &["heartbeat_ms", "login_deadline_ms"]),
         ("this is not TOML", &["TOML"]),
     ];
@@ -133,7 +136,8 @@ async fn the_environment_overrides_the_file() {
 async fn a_listener_that_others_reach_needs_tls_or_the_word_off() {
     let home = tempfile::tempdir().unwrap();
     for listen in [("0.0.0.0:0", "127.0.0.1:0"), ("127.0.0.1:0", "0.0.0.0:0")] {
-        let said = Setup::default().listen(listen.0, listen.1).refused(&home.path().join("data")).await.failed();
+        let said =
+            Setup::default().listen(listen.0, listen.1).refused(&home.path().join("data")).await.failed();
         assert!(said.contains("0.0.0.0:0") && said.to_lowercase().contains("tls"), "{said}");
     }
     let mut node = Setup::config("[tls]\nmode = \"off\"").listen("0.0.0.0:0", "0.0.0.0:0").start().await;
@@ -145,8 +149,11 @@ async fn commands_say_what_they_do() {
     let version = finished(["--version"]).await.good();
     assert_eq!(version.trim(), concat!("convoke ", env!("CARGO_PKG_VERSION")));
     let help = finished(["--help"]).await.good();
-    for command in ["serve", "token", "chat", "bench", "check", "config", "admin", "completions"] {
-        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in {help}");
+    for command in ["serve", "token", "bench", "check", "config", "admin", "completions"] {
+        assert!(
+            help.lines().any(|line| line.trim_start().starts_with(command)),
+            "{command} is not in {help}"
+        );
         let own = finished([command, "--help"]).await.good();
         assert!(own.contains("Usage:"), "{own}");
     }
@@ -204,7 +211,8 @@ async fn what_is_logged_names_ids_and_never_bodies_or_tokens() {
     let token = node.token("alice").await;
     let mut client = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
     client.say("bob", "a very private word").await;
-    let mut wrong = TestClient::connect(&node, Framing::WebSocket(convoke_protocol::frame::Codec::Json)).await;
+    let mut wrong =
+        TestClient::connect(&node, Framing::WebSocket(convoke_protocol::frame::Codec::Json)).await;
     wrong.greet().await;
     let forged = format!("{}x", &token[..token.len() - 1]);
     let class = convoke_protocol::request::session::DeviceClass::OTHER;
@@ -212,7 +220,10 @@ async fn what_is_logged_names_ids_and_never_bodies_or_tokens() {
     ask!(client, convoke_protocol::request::session::Logout {}, LoggedOut);
     client.end().await;
     eventually("the session's end is logged", async || {
-        node.stderr().lines().any(|line| line.contains("session closed") && line.contains("alice")).then_some(())
+        node.stderr()
+            .lines()
+            .any(|line| line.contains("session closed") && line.contains("alice"))
+            .then_some(())
     })
     .await;
     let log = node.stop().await.stderr;

@@ -19,7 +19,8 @@ async fn two_people_talk_whatever_each_of_them_speaks() {
     let node = TestNode::start().await;
     for one in Framing::ALL {
         for other in Framing::ALL {
-            let (alice, bob) = (format!("alice-{}", one.name()), format!("bob-{}-{}", one.name(), other.name()));
+            let (alice, bob) =
+                (format!("alice-{}", one.name()), format!("bob-{}-{}", one.name(), other.name()));
             let pair = conversation(&alice, &bob);
             let mut hers = TestClient::login(&node, one, &alice, "phone").await;
             // He is online and has never heard of her.
@@ -29,7 +30,10 @@ async fn two_people_talk_whatever_each_of_them_speaks() {
             assert_eq!((&said.conversation, said.seq), (&pair, Seq(1)));
             assert_eq!((&push.conversation, push.lane_previous), (&pair, Seq(0)));
             let message = push.message;
-            assert_eq!((message.seq, message.message_id, message.time), (said.seq, said.message_id, said.time));
+            assert_eq!(
+                (message.seq, message.message_id, message.time),
+                (said.seq, said.message_id, said.time)
+            );
             assert_eq!((message.sender.as_str(), message.device.as_str()), (alice.as_str(), "phone"));
             assert_eq!((message.kind, message.priority), (MessageKind::USER, Priority::NORMAL));
             assert_eq!(message.content, Content::text("hello, Bob"));
@@ -59,12 +63,9 @@ async fn every_device_of_both_gets_what_is_said() {
     phone.say("bob", "one").await;
     laptop.say("bob", "two").await;
     bob.say("alice", "three").await;
-    for (client, seqs) in [
-        (&mut phone, &[2, 3][..]),
-        (&mut laptop, &[1, 3]),
-        (&mut tablet, &[1, 2, 3]),
-        (&mut bob, &[1, 2]),
-    ] {
+    for (client, seqs) in
+        [(&mut phone, &[2, 3][..]), (&mut laptop, &[1, 3]), (&mut tablet, &[1, 2, 3]), (&mut bob, &[1, 2])]
+    {
         for seq in seqs {
             assert_eq!(client.push().await.message.seq, Seq(*seq));
         }
@@ -147,7 +148,9 @@ async fn what_a_message_refers_to_must_exist() {
         let bob = format!("bob-{}", framing.name());
         let mut alice = TestClient::login(&node, framing, "alice", framing.name()).await;
         let send = || to_user(&bob, "x");
-        for (head, refers_to, good) in [(0, 1, false), (0, 0, true), (1, 1, true), (2, 3, false), (2, 2, true)] {
+        for (head, refers_to, good) in
+            [(0, 1, false), (0, 0, true), (1, 1, true), (2, 3, false), (2, 2, true)]
+        {
             let seq = Some(Seq(refers_to));
             let both = [Send { previous: seq, ..send() }, Send { reply_to: seq, ..send() }];
             // Each of the two that is good raises the head.
@@ -156,7 +159,10 @@ async fn what_a_message_refers_to_must_exist() {
                 match alice.request(send.clone()).await {
                     Answer::Sent(sent) if good => assert_eq!(sent.seq, Seq(head + 1)),
                     Answer::Error(error) if !good => {
-                        assert_eq!((error.code.name(), error.outcome), ("invalid_request", Outcome::NOT_DONE));
+                        assert_eq!(
+                            (error.code.name(), error.outcome),
+                            ("invalid_request", Outcome::NOT_DONE)
+                        );
                     }
                     other => panic!("head {head}, refers to {refers_to}: {other:?}"),
                 }
@@ -196,7 +202,8 @@ async fn lanes_keep_their_order() {
     let node = TestNode::start().await;
     let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
     let mut bob = TestClient::login(&node, JSON, "bob", "phone").await;
-    let lanes = [Priority::NORMAL, Priority::HIGH, Priority::LOW, Priority::NORMAL, Priority::HIGH, Priority::LOW];
+    let lanes =
+        [Priority::NORMAL, Priority::HIGH, Priority::LOW, Priority::NORMAL, Priority::HIGH, Priority::LOW];
     for priority in lanes {
         ask!(alice, Send { priority, ..to_user("bob", "x") }, Sent);
     }

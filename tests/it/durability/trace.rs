@@ -76,7 +76,8 @@ impl Trace {
                 continue;
             }
             let Some((name, arguments)) = rest.split_once('(') else { continue };
-            let on = arguments.find(">,").or_else(|| arguments.find(">)")).or_else(|| arguments.find("> <unf"));
+            let on =
+                arguments.find(">,").or_else(|| arguments.find(">)")).or_else(|| arguments.find("> <unf"));
             let on = on.map_or(arguments, |end| &arguments[..=end]).to_owned();
             let is_whole = !rest.ends_with("<unfinished ...>");
             if !is_whole {
@@ -98,13 +99,13 @@ impl Trace {
     /// and ends well, and only then begins the first write to the same socket.
     pub(super) fn assert_synced_before_ack(&self, mark: &str) {
         let find = |what: &str, after: usize, wanted: &dyn Fn(&Call) -> bool| {
-            let found = self.0.iter().filter(|call| call.begin >= after && !call.failed).find(|call| wanted(call));
+            let found =
+                self.0.iter().filter(|call| call.begin >= after && !call.failed).find(|call| wanted(call));
             found.unwrap_or_else(|| panic!("{mark}: {what} is not in the trace after line {after}"))
         };
         let request = find("the request", 0, &|call| call.reads() && call.text.contains(mark));
-        let written = find("the journal's write", request.begin, &|call| {
-            call.writes() && call.is_on_journal()
-        });
+        let written =
+            find("the journal's write", request.begin, &|call| call.writes() && call.is_on_journal());
         let synced = find("the sync", written.end, &|call| call.syncs() && call.is_on_journal());
         let ack = find("the ack", request.end, &|call| call.writes() && call.on == request.on);
         assert!(
@@ -133,6 +134,9 @@ fn a_trace_is_read_and_one_that_acks_too_early_is_noticed() {
     Trace::parse(&lines([0, 1, 2, 3, 4])).assert_synced_before_ack("mark-000");
     for wrong in [[0, 1, 2, 4, 3], [0, 4, 1, 2, 3], [0, 2, 3, 1, 4]] {
         let trace = Trace::parse(&lines(wrong));
-        assert!(std::panic::catch_unwind(|| trace.assert_synced_before_ack("mark-000")).is_err(), "{wrong:?}");
+        assert!(
+            std::panic::catch_unwind(|| trace.assert_synced_before_ack("mark-000")).is_err(),
+            "{wrong:?}"
+        );
     }
 }

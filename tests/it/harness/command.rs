@@ -1,8 +1,10 @@
-//! Running the binary as a command that ends by itself.
+//! Running the binary as a command that ends by itself, or when its input ends.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use super::in_time;
 
@@ -75,4 +77,38 @@ pub(crate) async fn run(mut command: Command, input: Vec<u8>) -> Finished {
         child.wait_with_output().unwrap()
     });
     in_time("a command ends", ended).await.unwrap().into()
+}
+
+/// What a reader thread has collected so far.
+pub(crate) struct Collected {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Collected {
+    /// Reads to the end, in a thread of its own.
+    pub(crate) fn from(source: impl Read + Send + 'static) -> Self {
+        let text = Arc::<Mutex<String>>::default();
+        let shared = text.clone();
+        let reader = std::thread::spawn(move || {
+            let mut source = BufReader::new(source);
+            let mut line = Vec::new();
+            while source.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
+        Self { text, reader }
+    }
+
+    /// The whole lines that have come.
+    pub(crate) fn so_far(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+
+    /// All of it.
+    pub(crate) fn whole(self) -> String {
+        self.reader.join().unwrap();
+        self.text.lock().unwrap().clone()
+    }
 }

@@ -2,20 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use convoke_protocol::framing::Framing;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::command::{Finished, convoke, finished};
+use super::command::{Collected, Finished, convoke, finished};
 use super::eventually;
 
 /// How a node is to be started.
@@ -82,37 +80,6 @@ impl Setup {
     }
 }
 
-/// What a reader thread has collected so far.
-struct Collected {
-    text: Arc<Mutex<String>>,
-    reader: JoinHandle<()>,
-}
-
-impl Collected {
-    fn from(source: impl Read + Send + 'static) -> Self {
-        let text = Arc::<Mutex<String>>::default();
-        let shared = text.clone();
-        let reader = std::thread::spawn(move || {
-            let mut source = BufReader::new(source);
-            let mut line = Vec::new();
-            while source.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
-                line.clear();
-            }
-        });
-        Self { text, reader }
-    }
-
-    fn so_far(&self) -> String {
-        self.text.lock().unwrap().clone()
-    }
-
-    fn whole(self) -> String {
-        self.reader.join().unwrap();
-        self.text.lock().unwrap().clone()
-    }
-}
-
 struct Process {
     child: Child,
     /// `None` once it was collected.
@@ -163,8 +130,7 @@ impl Process {
             stdout.lines().next().filter(|_| stdout.contains('\n')).map(str::to_owned)
         })
         .await;
-        let file: NodeFile =
-            serde_json::from_slice(&std::fs::read(data.join("node.json")).unwrap()).unwrap();
+        let file: NodeFile = serde_json::from_slice(&std::fs::read(data.join("node.json")).unwrap()).unwrap();
         let NodeFile { pid, tcp, ws, admin } = file;
         assert_eq!(line, format!("ready tcp={tcp} ws={ws} admin={admin}"));
         self.pid = Some(pid);
@@ -253,11 +219,6 @@ impl TestNode {
         &self.data
     }
 
-    /// A directory for what a test wants to keep beside it.
-    pub(crate) fn home(&self) -> &Path {
-        self.home.path()
-    }
-
     fn process(&mut self) -> &mut Process {
         &mut self.running.as_mut().expect("the node runs").0
     }
@@ -285,13 +246,6 @@ impl TestNode {
         self.running.as_ref().expect("the node runs").0.so_far().1
     }
 
-    /// A number of the process from `/proc`, such as `VmRSS`, in bytes.
-    pub(crate) fn memory(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-
     /// Starts it on its directory, listening where its setup says.
     pub(crate) async fn start_again(&mut self) {
         assert!(self.running.is_none(), "it runs already");
@@ -309,12 +263,6 @@ impl TestNode {
     pub(crate) fn keep_addresses(&mut self) {
         let Addresses { tcp, ws, admin } = self.addresses();
         self.setup.listen = [tcp, ws, admin].map(|address| address.to_string());
-    }
-
-    /// Changes the configuration file of the running node.
-    pub(crate) fn write_config(&mut self, toml: &str) {
-        toml.clone_into(&mut self.setup.config);
-        std::fs::write(self.home.path().join("node.toml"), toml).unwrap();
     }
 
     /// Sends it a signal.
