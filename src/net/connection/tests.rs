@@ -99,7 +99,11 @@ impl FrameHandler for EchoHandler {
                 self.egress.begin_request();
             }
             b"panic" => panic!("asked to"),
-            b"later" => tokio::task::yield_now().await,
+            b"later" => {
+                let large = [1_u8; 4_000];
+                tokio::task::yield_now().await;
+                std::hint::black_box(&large);
+            }
             b"bye" => return Err(ErrorCode::LOGGED_OUT),
             _ => {}
         }
