@@ -4,6 +4,10 @@
 //! append in flight and sends the next one when it is answered, as their owners do.
 
 #![allow(clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a bench is its own process, and what it measures bounds its queues"
+)]
 
 use std::path::Path;
 use std::sync::Arc;

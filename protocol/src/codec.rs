@@ -54,17 +54,16 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> 
 pub fn decode_prefix<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, usize), CodecError> {
     // A length from the wire is believed only up to a bound that follows what was really received.
     let config = bincode::config::standard();
+    macro_rules! read {
+        ($limit:expr) => {
+            bincode::serde::borrow_decode_from_slice(bytes, config.with_limit::<{ $limit }>())
+        };
+    }
     let read = match bytes.len() {
-        0..=SMALL => {
-            bincode::serde::borrow_decode_from_slice(bytes, config.with_limit::<{ SMALL * CLAIM_FACTOR }>())
-        }
-        ..=MEDIUM => {
-            bincode::serde::borrow_decode_from_slice(bytes, config.with_limit::<{ MEDIUM * CLAIM_FACTOR }>())
-        }
-        ..=LARGE => {
-            bincode::serde::borrow_decode_from_slice(bytes, config.with_limit::<{ LARGE * CLAIM_FACTOR }>())
-        }
-        ..=HUGE => bincode::serde::borrow_decode_from_slice(bytes, config.with_limit::<{ HUGE * 2 }>()),
+        len if len <= SMALL => read!(SMALL * CLAIM_FACTOR),
+        len if len <= MEDIUM => read!(MEDIUM * CLAIM_FACTOR),
+        len if len <= LARGE => read!(LARGE * CLAIM_FACTOR),
+        len if len <= HUGE => read!(HUGE * 2),
         len => return Err(CodecError(format!("{len} bytes are more than any value has"))),
     };
     read.map_err(CodecError::new)

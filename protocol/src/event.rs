@@ -11,8 +11,7 @@ use crate::message::Message;
 pub struct Push {
     /// Where it was said.
     pub conversation: ConversationId,
-    /// The number before it in its lane (its priority); 0 if it is the lane's first since the conversation became
-    /// active. With one lane it is `seq - 1`.
+    /// The number before it in its lane. An ordinary conversation has one lane, whatever the priorities: `seq - 1`.
     pub lane_previous: Seq,
     /// What was said.
     pub message: Message,

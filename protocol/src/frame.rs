@@ -47,6 +47,7 @@ macro_rules! frames {
     ($(#[$doc:meta])* $enum:ident { $( $number:literal $name:literal $variant:ident ),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant, reason = "one at a time, on the stack, between decoding and dispatch")]
         pub enum $enum { $( #[doc = concat!("`", $name, "`, type ", $number, ".")] $variant($variant) ),* }
 
         impl $enum {

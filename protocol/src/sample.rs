@@ -105,12 +105,13 @@ pub fn requests() -> Vec<Request> {
         previous: Some(Seq(6)),
         priority: Priority::NORMAL,
     };
+    let send_user = send.clone();
     let picture = Content {
         content_type: ContentType::new("image/png").expect("a valid sample"),
         body: Bytes::from_static(&[0x89, b'P', b'N', b'G']),
     };
     let group = Target::Group(GroupId::new("team").expect("a valid sample"));
-    let send_group = Send { target: group, content: picture, reply_to: None, previous: None, ..send.clone() };
+    let send_group = Send { target: group, content: picture, reply_to: None, previous: None, ..send };
     let cursor = Cursor { conversation: pair(), seq: Seq(9) };
     vec![
         hello.into(),
@@ -122,7 +123,7 @@ pub fn requests() -> Vec<Request> {
         .into(),
         Logout {}.into(),
         Heartbeat {}.into(),
-        send.into(),
+        send_user.into(),
         send_group.into(),
         Pull { ranges: vec![PullRange { conversation: pair(), from: Seq(3), to: Seq(1000) }] }.into(),
         Ack { pushes: 300, cursors: vec![cursor.clone()] }.into(),

@@ -244,7 +244,7 @@ impl Actor for ConversationActor {
             Message::Recovered(Ok((head, dedup))) => state.begin(head, dedup),
             Message::Recovered(Err(failed)) => state.give_up(&myself, &failed),
             Message::Written(outcome) => {
-                state.serving(|serving, activation| serving.written(activation, outcome))
+                state.serving(|serving, activation| serving.written(activation, outcome));
             }
             Message::Wake => {
                 state.wake_at_ms = None;

@@ -198,7 +198,9 @@ impl Conversations {
     /// Makes an active conversation panic (tests of supervision); says whether it was active.
     pub fn inject_panic(&self, conversation: &ConversationId) -> bool {
         let active = self.0.active.get(conversation);
-        active.as_ref().map(|handle| handle.inject_panic());
+        if let Some(handle) = &active {
+            handle.inject_panic();
+        }
         active.is_some()
     }
 

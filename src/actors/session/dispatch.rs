@@ -150,7 +150,7 @@ impl SessionConnection {
         };
         match (&mut self.state, request) {
             (SessionState::Live(_), request) => self.live(id, request).await,
-            (SessionState::Greeting, Request::Hello(hello)) => self.hello(id, hello),
+            (SessionState::Greeting, Request::Hello(hello)) => self.hello(id, &hello),
             (SessionState::Authenticating { .. }, Request::Login(login)) => {
                 Box::pin(self.login(id, login)).await
             }
@@ -177,7 +177,7 @@ impl SessionConnection {
         code
     }
 
-    fn hello(&mut self, id: u64, hello: Hello) -> Result<(), ErrorCode> {
+    fn hello(&mut self, id: u64, hello: &Hello) -> Result<(), ErrorCode> {
         let texts = [&hello.app, &hello.version, &hello.os].into_iter().chain(&hello.features);
         if texts.into_iter().any(|text| text.len() > MAX_HELLO_TEXT) || hello.features.len() > MAX_FEATURES {
             return self.refuse(id, not_done(ErrorCode::INVALID_REQUEST, "a text of Hello is too long"));
@@ -368,7 +368,7 @@ impl SessionConnection {
                 live.actor.stop();
             }
             _ => {
-                tracing::debug!(target: "convoke::session", peer = %self.peer, reason = %reason, "connection closed")
+                tracing::debug!(target: "convoke::session", peer = %self.peer, reason = %reason, "connection closed");
             }
         }
     }

@@ -349,14 +349,14 @@ impl Egress {
         self.changed.notified().await;
     }
 
-    /// Takes the client's count of received pushes. `Err` if it counts more than were sent.
+    /// Takes the client's count of received pushes.
     ///
     /// # Errors
     /// The count is above what this connection was sent, or below what it said before.
-    pub fn acked(&self, pushes: u64, now_ms: u64) -> Result<(), ()> {
+    pub fn acked(&self, pushes: u64, now_ms: u64) -> Result<(), BadCount> {
         let mut queue = self.queue.lock();
         if pushes > queue.pushes_sent || pushes < queue.pushes_acked {
-            return Err(());
+            return Err(BadCount);
         }
         if pushes > queue.pushes_acked {
             queue.unacked_since_ms = now_ms;
@@ -390,6 +390,10 @@ impl Egress {
         self.queue.lock().bytes
     }
 }
+
+/// A client's count of pushes is above what it was sent, or below what it said before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadCount;
 
 /// What the connection's task has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

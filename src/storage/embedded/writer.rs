@@ -224,6 +224,10 @@ impl Writer {
             }
             // Costs nothing and tells whether the worker, for which this waits, has failed.
             self.rows.database.persist(PersistMode::Buffer).map_err(|e| e.to_string())?;
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the writer's own thread; the database has nothing to wait on"
+            )]
             std::thread::sleep(ROOM_POLL);
         }
         self.unflushed_bytes = 0;
