@@ -228,7 +228,7 @@ impl EmbeddedStore {
         self.shared.health.lock().clone()
     }
 
-    /// What it counts of itself.
+    /// What it counts of itself; the bytes in the queue are as of now.
     pub fn stats(&self) -> Arc<StoreStats> {
         self.shared.stats.queue_bytes.store(self.shared.queue.weight() as u64, Ordering::Relaxed);
         self.shared.stats.clone()
@@ -258,8 +258,9 @@ impl EmbeddedStore {
         }
     }
 
-    /// Runs a read on a blocking thread: it may wait for the disk, and a runtime's thread must not. Measured, the way
-    /// there and back takes about 10 µs, as much as the read of a page from memory.
+    /// Runs a read on a blocking thread, all of them: it may wait for the disk, and a runtime's thread must not.
+    /// Measured from memory, the way there and back included, a hint takes 36 µs and a page of 50 rows 150 µs: there is
+    /// too little to save by guessing which reads would not wait.
     async fn reading<R: Send + 'static>(
         &self,
         read: impl FnOnce(&Rows) -> Result<R, ReadError> + Send + 'static,
