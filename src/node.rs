@@ -208,7 +208,7 @@ async fn start_actors(
         metrics: metrics.clone(),
     };
     let shards = ShardMap::new(config.node.shards);
-    let conversations = Conversations::new(shards, crate::storage::Epoch(1), surroundings, cell.clone());
+    let conversations = Conversations::new(shards, store.epoch(), surroundings, cell.clone());
     supervisor.supervise(supervisor::Supervised {
         directory: directory.clone(),
         hub,

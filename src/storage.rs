@@ -127,6 +127,7 @@ pub trait MessageLog: Send + Sync + 'static {
     /// - Of two writes of one row the one with the higher stamp stays. The embedded store has one owner that writes in
     ///   the order of its stamps, and relies on it.
     /// - Appends of one caller to one conversation take effect in the order of the calls.
+    /// - An append without rows stores nothing and ends after every append that was called before it: a barrier.
     /// - `done` is called exactly once, also when the store is shut down.
     fn append(&self, append: Append, done: AppendDone);
 

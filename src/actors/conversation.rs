@@ -94,6 +94,8 @@ pub struct Activation {
     pub epoch: Epoch,
     /// The stamp of this activation's writes.
     pub stamp: WriteStamp,
+    /// Whether an earlier activation may have left a write under way.
+    pub after_crash: bool,
     /// What it shares with the others.
     pub surroundings: Surroundings,
     /// Its shard, for when it sleeps.
@@ -222,10 +224,13 @@ impl Actor for ConversationActor {
     ) -> Result<State, ActorProcessingErr> {
         let conversation = activation.conversation.clone();
         let handle = ConversationHandle { conversation, actor: myself.clone(), used_ms };
-        let (surroundings, epoch, stamp) =
-            (activation.surroundings.clone(), activation.epoch, activation.stamp);
+        let surroundings = activation.surroundings.clone();
+        let (epoch, stamp, after_crash) = (activation.epoch, activation.stamp, activation.after_crash);
         let conversation = activation.conversation.clone();
         tokio::spawn(async move {
+            if after_crash {
+                settle(&surroundings.stores, &conversation).await;
+            }
             let recovered = recover(&surroundings, conversation, epoch, stamp).await;
             // An activation that ended meanwhile does not need it.
             let _ = myself.cast(Message::Recovered(recovered));
@@ -379,6 +384,21 @@ async fn recover(
             Step::Done => return Ok(recovery.finish()),
         };
     }
+}
+
+/// Waits until no write of an earlier activation is under way: what it wrote late would else stand, unseen by the new
+/// one, above the head.
+async fn settle(stores: &Stores, conversation: &ConversationId) {
+    let (done, ended) = oneshot::channel();
+    let barrier = Append {
+        conversation: conversation.clone(),
+        rows: Vec::new(),
+        stamp: WriteStamp(0),
+        listed_for: Vec::new(),
+    };
+    stores.log.append(barrier, Box::new(move |result| drop(done.send(result))));
+    // Whatever it says, nothing that was called before it is under way any more.
+    let _ = ended.await;
 }
 
 async fn rewrite(

@@ -9,7 +9,7 @@
 //! it; both start again on the next request. The numbering of write stamps outlives the actor.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
@@ -55,6 +55,8 @@ struct Slot {
     actor: RwLock<Option<ActorRef<Message>>>,
     starting: tokio::sync::Mutex<()>,
     next_stamp: AtomicU64,
+    /// Set for good once an activation died: it may have left a write under way.
+    crashed: AtomicBool,
 }
 
 struct Shared {
@@ -159,6 +161,7 @@ impl Conversations {
             let mut actor = slot.actor.write();
             if actor.as_ref().is_some_and(|actor| actor.get_id() == dead.get_id()) {
                 *actor = None;
+                slot.crashed.store(true, Ordering::Relaxed);
                 let mut forgotten = 0;
                 self.0.active.retain(|id, _| {
                     let stays = self.0.map.of_conversation(id) != ShardId(shard);
@@ -234,11 +237,13 @@ impl ShardActor {
                 Err(request) => request,
             },
         };
-        let n = shared.slots[self.shard.0 as usize].next_stamp.fetch_add(1, Ordering::Relaxed);
+        let slot = &shared.slots[self.shard.0 as usize];
+        let n = slot.next_stamp.fetch_add(1, Ordering::Relaxed);
         let activation = Activation {
             conversation: conversation.clone(),
             epoch: shared.epoch,
             stamp: WriteStamp::new(shared.epoch, n),
+            after_crash: slot.crashed.load(Ordering::Relaxed),
             surroundings: shared.surroundings.clone(),
             shard: ShardHandle(myself.clone()),
         };
@@ -308,6 +313,7 @@ impl Actor for ShardActor {
         if let SupervisionEvent::ActorFailed(cell, error) = event {
             tracing::error!(%error, "a conversation crashed; it starts again from the store");
             self.conversations.0.surroundings.metrics.actor_restarted(ActorKind::Conversation);
+            self.conversations.0.slots[self.shard.0 as usize].crashed.store(true, Ordering::Relaxed);
             self.forget(|handle| handle.is_actor(&cell), None);
         }
         Ok(())

@@ -39,6 +39,7 @@ macro_rules! conformance_tests {
             reads_stop_at_their_limits,
             reads_keep_to_their_range_and_conversation,
             missing_rows_are_left_out,
+            an_append_without_rows_is_a_barrier,
             the_hint_is_the_last_row,
             an_append_is_seen_whole_or_not_at_all,
             an_answer_means_readable_and_a_read_is_never_taken_back,
@@ -256,6 +257,27 @@ pub async fn missing_rows_are_left_out(fixture: &mut impl Fixture) {
     assert_eq!(seqs(&back), [5, 2, 1]);
 }
 
+pub async fn an_append_without_rows_is_a_barrier(fixture: &mut impl Fixture) {
+    let stores = fixture.stores();
+    let team = conversation("team");
+    let all = rows(1, 50, "barrier");
+    for row in &all {
+        let append = Append {
+            conversation: team.clone(),
+            rows: vec![row.clone()],
+            stamp: WriteStamp(1),
+            listed_for: Vec::new(),
+        };
+        stores.log.append(append, Box::new(drop));
+    }
+    let barrier =
+        Append { conversation: team.clone(), rows: Vec::new(), stamp: WriteStamp(0), listed_for: Vec::new() };
+    assert_eq!(store(&*stores.log, barrier).await, Ok(()));
+    let hint = stores.log.hint(&team).await.expect("readable").expect("rows were stored");
+    assert_eq!(hint.base, Seq(50));
+}
+
+/// See [`MessageLog::hint`].
 pub async fn the_hint_is_the_last_row(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let (team, other) = (conversation("team"), conversation("team2"));

@@ -50,7 +50,7 @@ use self::database::{Rows, RowsOptions};
 use self::queue::{BatchLimits, Job, Queue};
 use self::writer::{Shared, Writer};
 use super::{
-    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Health, Hint, LogRow, MessageLog,
+    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Epoch, Health, Hint, LogRow, MessageLog,
     ReadError, ReadLimit, WriteError,
 };
 
@@ -167,6 +167,7 @@ pub struct EmbeddedStore {
     shared: Arc<Shared>,
     rows: ArcSwapOption<Rows>,
     format: Format,
+    epoch: Epoch,
     reads: Arc<Semaphore>,
     read_permits: u32,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -191,6 +192,7 @@ impl EmbeddedStore {
         if format.shards != config.shards {
             return Err(OpenError::Shards { stored: format.shards, configured: config.shards });
         }
+        let epoch = format::begin_epoch(&rows.database, &rows.meta)?;
         let rows = Arc::new(rows);
         let shared = Arc::new(Shared {
             queue: Queue::new(config.queue_bytes),
@@ -216,6 +218,7 @@ impl EmbeddedStore {
             shared,
             rows: ArcSwapOption::from(Some(rows)),
             format,
+            epoch,
             reads: Arc::new(Semaphore::new(read_permits as usize)),
             read_permits,
             writer: Mutex::new(Some(writer)),
@@ -232,6 +235,11 @@ impl EmbeddedStore {
     pub fn stats(&self) -> Arc<StoreStats> {
         self.shared.stats.queue_bytes.store(self.shared.queue.weight() as u64, Ordering::Relaxed);
         self.shared.stats.clone()
+    }
+
+    /// The epoch of this owner: one more than that of whoever opened the store before.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// What it says about itself.

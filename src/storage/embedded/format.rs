@@ -1,8 +1,9 @@
 //! What the store says about itself, in rows that every version can read: plain text under fixed keys.
 
-use fjall::{Keyspace, OwnedWriteBatch};
+use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 
 use super::OpenError;
+use crate::storage::Epoch;
 
 /// The format that this version writes, and the only one it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -10,6 +11,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const VERSION: &str = "format.version";
 const CREATED_BY: &str = "format.created_by";
 const SHARDS: &str = "format.shards";
+const EPOCH: &str = "owner.epoch";
 
 /// What is written when a store is created, and never changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,23 @@ impl Format {
         let shards = shards.parse().map_err(|_| damaged(SHARDS, &shards))?;
         Ok(Self { version: FORMAT_VERSION, created_by: text(meta, CREATED_BY)?, shards })
     }
+}
+
+/// Begins the next epoch: the node that opens the store is its one owner until the next one opens it. Durable when it
+/// returns, so that no two runs of a node write with the same epoch.
+pub(super) fn begin_epoch(database: &Database, meta: &Keyspace) -> Result<Epoch, OpenError> {
+    let before = match meta.get(EPOCH)? {
+        None => 0,
+        Some(_) => {
+            let text = text(meta, EPOCH)?;
+            text.parse().map_err(|_| damaged(EPOCH, &text))?
+        }
+    };
+    let epoch = Epoch(before + 1);
+    let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+    batch.insert(meta, EPOCH, epoch.0.to_string().as_str());
+    batch.commit()?;
+    Ok(epoch)
 }
 
 fn text(meta: &Keyspace, key: &str) -> Result<String, OpenError> {
