@@ -67,6 +67,7 @@ impl Clock {
     }
 
     /// The wall clock. It may jump.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
     pub fn wall(&self) -> Timestamp {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);

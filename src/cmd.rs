@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod chat;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   convoke serve                          start a node on ./convoke-data
+  convoke chat --user alice --to bob     talk with bob
   convoke token --user alice             a token for alice, good for an hour
   convoke config check --config my.toml  say what is wrong with a configuration
   convoke admin reload                   apply the changed configuration of the running node";
@@ -33,6 +35,8 @@ pub struct Cli {
 enum Command {
     /// Start a node
     Serve(serve::Args),
+    /// Talk with somebody, in the terminal or from a script
+    Chat(chat::Args),
     /// Make a token with the node's key
     Token(token::Args),
     /// Check a configuration, or show the one in effect
@@ -51,6 +55,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args, crate::node::run),
+        Command::Chat(args) => chat::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Check(args) => check::run(&args),

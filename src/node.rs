@@ -123,6 +123,8 @@ impl Node {
         metrics.watch_store(move || engine::store_numbers(&watched));
         let services = start_actors(&setup, &store, verifier, metrics).await?;
         let net = Net::new(Arc::new(SessionEngine::new(services.clone(), &config)), net_config(&config));
+        let counters = net.counters().clone();
+        services.metrics.watch_door(move || engine::door_numbers(&counters));
         let tls = load_tls(&config)?;
         let tcp = bind(Transport::Tcp, config.tcp.listen, &config, tls.as_ref())?;
         let ws = bind(Transport::WebSocket, config.websocket.listen, &config, tls.as_ref())?;
@@ -136,7 +138,8 @@ impl Node {
         };
         services.nodes.store(Arc::new(advertised(&config)));
         let stopping = Arc::new(AtomicBool::new(false));
-        let api = NodeAdmin::new(setup, key, store.clone(), services.clone(), net.clone(), stopping.clone());
+        let api =
+            NodeAdmin::new(setup, key, store.clone(), services.clone(), net.clone(), tls, stopping.clone());
         net.start(tcp);
         net.start(ws);
         let admin = admin.start(Arc::new(api));

@@ -1,8 +1,10 @@
 //! What a node tells about itself: numbers for machines ([`metrics`]) and lines for people ([`logging`]).
 
+pub mod door;
 pub mod logging;
 pub mod metrics;
 mod process;
+mod source;
 pub mod store;
 
 pub use logging::LogHandle;

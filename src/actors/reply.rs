@@ -20,7 +20,9 @@ pub struct Reply {
 impl Reply {
     /// Owes an answer to a request that was just read.
     pub fn new(session: Arc<SessionShared>, request_id: u64) -> Self {
-        session.egress.begin_request();
+        if session.egress.begin_request() {
+            session.count_paused_read();
+        }
         Self { session, request_id, answered: false }
     }
 

@@ -81,6 +81,11 @@ impl SessionShared {
         self.metrics.delivery(delivery, pushes);
     }
 
+    /// Counts that the socket is not read until an answer leaves.
+    pub fn count_paused_read(&self) {
+        self.metrics.reads_paused.inc();
+    }
+
     /// One line for a request that failed: ids, never bodies.
     pub fn log_failed_request(&self, request_id: u64, error: &RequestError) {
         self.metrics.request_failed(error.code);

@@ -288,7 +288,10 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Activate(conversation, request) => self.activate(&myself, conversation, request).await,
-            Message::Asleep(handle) => self.forget(|other| *other == handle, Some(handle.conversation())),
+            Message::Asleep(handle) => {
+                self.conversations.0.surroundings.metrics.conversation_passivations.inc();
+                self.forget(|other| *other == handle, Some(handle.conversation()));
+            }
             Message::InjectPanic => panic!("injected for a test"),
         }
         Ok(())

@@ -97,7 +97,11 @@ fn describe(report: &ReloadReport) -> String {
     };
     let applied = list("applied:", &report.applied);
     let text = applied + &list("needs a restart:", &report.needs_restart);
-    if text.is_empty() { "nothing changed; key files were read again".to_owned() } else { text }
+    if text.is_empty() {
+        "nothing changed; the files of keys and certificates were read again".to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]

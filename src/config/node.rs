@@ -18,7 +18,7 @@ section! {
         /// HOST:PORT under which clients reach the WebSocket listener from outside; empty: the address it listens on.
         Restart advertise_ws: String = String::new();
         /// How long an ordered stop may take, in milliseconds, before what is left is cut off.
-        Running stop_within_ms: Millis = Millis(10_000), in 100..=600_000;
+        Restart stop_within_ms: Millis = Millis(10_000), in 100..=600_000;
     }
 }
 

@@ -23,8 +23,8 @@ pub struct Reload {
     pub report: ReloadReport,
 }
 
-/// Compares the configuration in force with a new one. Files that keys name (public keys) may have changed though their
-/// keys have not: who applies the result reads them again in any case.
+/// Compares the configuration in force with a new one. Files that keys name (public keys, certificates) may have
+/// changed though their keys have not: who applies the result reads them again in any case.
 pub fn diff_reload(old: &Config, new: &Config) -> Reload {
     let mut config = old.clone();
     let mut changes = Changes::default();

@@ -33,7 +33,7 @@ section! {
         /// How long pushes may stay unacknowledged, in milliseconds, before the session is closed so that it resumes.
         Running ack_deadline_ms: Millis = Millis(30_000), in 1_000..=600_000;
         /// How long a new connection may take to log in, in milliseconds.
-        Running login_deadline_ms: Millis = Millis(10_000), in 100..=300_000;
+        Restart login_deadline_ms: Millis = Millis(10_000), in 100..=300_000;
         /// How many bytes a new connection may send before it has logged in; a token must fit.
         Restart login_bytes: usize = 4_096, in 1_024..=65_536;
         /// The same device logs in again: "replace" closes its older session, "refuse" refuses the login.

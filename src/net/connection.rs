@@ -78,7 +78,8 @@ pub trait FrameHandler: Send {
     /// The connection will be closed for what the client sent, or did not send in time: queues what is to be said.
     fn on_bad_input(&mut self, code: ErrorCode);
 
-    /// The connection is over. Called once, whatever happens.
+    /// The connection is over. Called once, whatever happens. The socket is shut down then, and its file descriptor is
+    /// free when the last share in the egress is dropped.
     fn on_closed(&mut self, reason: ErrorCode);
 }
 
@@ -202,13 +203,17 @@ struct Connection<S, E: Engine> {
 }
 
 /// What came of a try to read.
-enum Progress {
-    /// Something was read, or may be.
-    Some,
-    /// Nothing is there.
-    None,
-    /// The peer is gone.
-    Disconnected,
+enum Fetched {
+    Input(Input),
+    Nothing,
+    End,
+}
+
+enum Input {
+    /// What was read before and is not decoded yet.
+    Kept(Vec<u8>),
+    /// A buffer, and how much of it was read.
+    Fresh(ReadBuffer, usize),
 }
 
 enum Woken {
@@ -263,15 +268,17 @@ impl<S: Socket, E: Engine> Connection<S, E> {
             };
             let read = !matches!(self.phase, Phase::Closing(_)) && self.egress.may_read();
             if read {
-                match self.read_some().await {
-                    Progress::Some => {
+                match self.fetch() {
+                    Fetched::Input(input) => {
+                        // Boxed, for a handler's future may be large and an idle connection is not to carry its room.
+                        Box::pin(self.handle(input)).await;
                         self.egress.flush();
                         self.note_login();
                         self.take_turns().await;
                         continue;
                     }
-                    Progress::None => self.done_this_turn = 0,
-                    Progress::Disconnected => return ErrorCode::DISCONNECTED,
+                    Fetched::Nothing => self.done_this_turn = 0,
+                    Fetched::End => return ErrorCode::DISCONNECTED,
                 }
             }
             match self.wait(read, write).await {
@@ -286,32 +293,42 @@ impl<S: Socket, E: Engine> Connection<S, E> {
         }
     }
 
-    /// Reads once, or goes on with what was read, and handles the frames in it.
-    async fn read_some(&mut self) -> Progress {
+    /// Reads once, unless something that was read before is not decoded yet.
+    fn fetch(&mut self) -> Fetched {
         if !self.unread.is_empty() {
-            let mut unread = std::mem::take(&mut self.unread);
-            self.unread_from += self.consume(&mut unread[self.unread_from..]).await;
-            if self.unread_from < unread.len() {
-                self.unread = unread;
-            } else {
-                self.unread_from = 0;
-            }
-            return Progress::Some;
+            return Fetched::Input(Input::Kept(std::mem::take(&mut self.unread)));
         }
         let mut buffer = ReadBuffer::borrow();
-        let read = match self.socket.try_read(&mut buffer) {
-            Ok(0) => return Progress::Disconnected,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::None,
-            Err(_) => return Progress::Disconnected,
-        };
-        self.egress.heard(self.engine.now_ms());
-        self.done_this_turn += 1;
-        let used = self.consume(&mut buffer[..read]).await;
-        if used < read {
-            self.unread = buffer[used..read].to_vec();
+        match self.socket.try_read(&mut buffer) {
+            Ok(0) => Fetched::End,
+            Ok(read) => {
+                self.egress.heard(self.engine.now_ms());
+                self.done_this_turn += 1;
+                Fetched::Input(Input::Fresh(buffer, read))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fetched::Nothing,
+            Err(_) => Fetched::End,
         }
-        Progress::Some
+    }
+
+    /// Handles the frames in the input and keeps what may not be let in now.
+    async fn handle(&mut self, input: Input) {
+        match input {
+            Input::Kept(mut unread) => {
+                self.unread_from += self.consume(&mut unread[self.unread_from..]).await;
+                if self.unread_from < unread.len() {
+                    self.unread = unread;
+                } else {
+                    self.unread_from = 0;
+                }
+            }
+            Input::Fresh(mut buffer, read) => {
+                let used = self.consume(&mut buffer[..read]).await;
+                if used < read {
+                    self.unread = buffer[used..read].to_vec();
+                }
+            }
+        }
     }
 
     /// Handles frames until the input is used up, or nothing more may be let in; returns how much was used.

@@ -166,6 +166,8 @@ mod tests {
 
     const MAX: usize = 5_000;
 
+    type Outcome = Result<Vec<Seen>, DecodeError>;
+
     fn feed<'a>(
         framing: Framing,
         pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -219,7 +221,7 @@ mod tests {
         let frame = |first: u8, payload: &[u8]| client_frame(first, payload, MASK);
         let malformed = |text| Err(DecodeError::Malformed(text));
         let too_large = |announced| Err(DecodeError::TooLarge { announced, allowed: MAX });
-        let cases: Vec<(&str, Framing, Vec<u8>, Result<Vec<Seen>, DecodeError>)> = vec![
+        let cases: Vec<(&str, Framing, Vec<u8>, Outcome)> = vec![
             ("binary", BINARY, frame(0x82, b"abc"), Ok(vec![Seen::Frame(b"abc".to_vec())])),
             ("empty", BINARY, frame(0x82, b""), Ok(vec![Seen::Frame(vec![])])),
             ("text", JSON, frame(0x81, "ä".as_bytes()), Ok(vec![Seen::Frame("ä".into())])),
@@ -278,7 +280,7 @@ mod tests {
 
     #[test]
     fn tables_of_tcp_streams() {
-        let cases: [(&[u8], Result<Vec<Seen>, DecodeError>); 4] = [
+        let cases: [(&[u8], Outcome); 4] = [
             (b"\0\0\0\x03abc\0\0\0\0", Ok(vec![Seen::Frame(b"abc".to_vec()), Seen::Frame(vec![])])),
             (b"\0\0\0\x03ab", Ok(vec![])),
             (b"\0\0\x13\x89", Err(DecodeError::TooLarge { announced: 5_001, allowed: MAX })),

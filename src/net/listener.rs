@@ -261,7 +261,7 @@ struct Shared<E> {
     refusals: Semaphore,
     handshake_time: Duration,
     websocket: WebSocketConfig,
-    counters: NetCounters,
+    counters: Arc<NetCounters>,
     tasks: Arc<TaskCount>,
     stopping: watch::Sender<bool>,
 }
@@ -277,7 +277,7 @@ impl<E: Engine> Net<E> {
                 refusals: Semaphore::new(MAX_REFUSALS),
                 handshake_time: config.handshake_time,
                 websocket: config.websocket,
-                counters: NetCounters::default(),
+                counters: Arc::default(),
                 tasks: Arc::default(),
                 stopping: watch::Sender::new(false),
             }),
@@ -312,7 +312,7 @@ impl<E: Engine> Net<E> {
     }
 
     /// What happened at the door.
-    pub fn counters(&self) -> &NetCounters {
+    pub fn counters(&self) -> &Arc<NetCounters> {
         &self.shared.counters
     }
 }

@@ -13,6 +13,7 @@ use crate::cmd::serve::{Args, Setup};
 use crate::config::{Config, ReloadReport, diff_reload};
 use crate::net::admin::{AdminApi, AdminRequest, AdminResponse, Denied};
 use crate::net::listener::Net;
+use crate::net::tls::TlsAcceptor;
 use crate::storage::Health;
 use crate::storage::embedded::EmbeddedStore;
 use crate::telemetry::LogHandle;
@@ -26,6 +27,7 @@ pub(super) struct NodeAdmin {
     store: Arc<EmbeddedStore>,
     services: Arc<Services>,
     net: Net<SessionEngine>,
+    tls: Option<Arc<TlsAcceptor>>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -36,10 +38,11 @@ impl NodeAdmin {
         store: Arc<EmbeddedStore>,
         services: Arc<Services>,
         net: Net<SessionEngine>,
+        tls: Option<Arc<TlsAcceptor>>,
         stopping: Arc<AtomicBool>,
     ) -> Self {
         let Setup { config, log, source, .. } = setup;
-        Self { config: Mutex::new(config), source, log, key, store, services, net, stopping }
+        Self { config: Mutex::new(config), source, log, key, store, services, net, tls, stopping }
     }
 
     /// Reads the configuration again and puts in force what may change while the node runs.
@@ -49,6 +52,9 @@ impl NodeAdmin {
         let reload = diff_reload(&current, &new);
         // Files that keys name may have changed though the keys have not.
         let verifier = Verifier::new(&self.key, &reload.config.auth)?;
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
+        }
         self.log.set_filter(&reload.config.log.filter)?;
         self.services.verifier.store(Arc::new(verifier));
         self.services.rules.store(Arc::new(session_rules(&reload.config)));

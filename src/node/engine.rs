@@ -14,8 +14,10 @@ use crate::actors::session::egress::{Egress, EgressLimits, SocketWriter};
 use crate::config::conversations::Conversations;
 use crate::config::{Config, sessions};
 use crate::net::connection::{Engine, FrameHandler, PeerInfo};
+use crate::net::listener::NetCounters;
 use crate::storage::Health;
 use crate::storage::embedded::EmbeddedStore;
+use crate::telemetry::door::DoorNumbers;
 use crate::telemetry::store::{Distribution, StoreNumbers};
 
 /// Makes a session's side for each connection.
@@ -156,5 +158,18 @@ pub(super) fn store_numbers(store: &EmbeddedStore) -> StoreNumbers {
             buckets: stats.batch_appends.counts(),
             sum: stats.batch_appends.sum(),
         },
+    }
+}
+
+/// What the listeners count, as the metrics show it.
+pub(super) fn door_numbers(counters: &NetCounters) -> DoorNumbers {
+    let seen = counters.snapshot();
+    DoorNumbers {
+        accepted: seen.accepted,
+        refused_node: seen.refused_node,
+        refused_address: seen.refused_address,
+        accept_errors: seen.accept_errors,
+        accept_pauses: seen.accept_pauses,
+        failed_handshakes: seen.failed_handshakes,
     }
 }

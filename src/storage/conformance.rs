@@ -3,6 +3,8 @@
 //!
 //! They are ordinary functions that panic, so that an implementation that needs a server can run them too.
 
+#![allow(missing_docs, reason = "the name of a check says what it checks")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -149,7 +151,6 @@ fn seqs(rows: &[LogRow]) -> Vec<u64> {
     rows.iter().map(|row| row.seq.0).collect()
 }
 
-#[allow(missing_docs)]
 pub async fn rows_come_back_in_order_and_whole(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -172,7 +173,6 @@ pub async fn rows_come_back_in_order_and_whole(fixture: &mut impl Fixture) {
     assert_eq!(stores.log.first(&team).await, Ok(Seq(1)));
 }
 
-#[allow(missing_docs)]
 pub async fn the_same_rows_again_change_nothing(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -183,7 +183,6 @@ pub async fn the_same_rows_again_change_nothing(fixture: &mut impl Fixture) {
     assert_eq!(all(&stores, &team).await, rows);
 }
 
-#[allow(missing_docs)]
 pub async fn a_higher_stamp_replaces_a_row(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -195,7 +194,6 @@ pub async fn a_higher_stamp_replaces_a_row(fixture: &mut impl Fixture) {
     assert_eq!(all(&stores, &team).await, [first[0].clone(), second, first[2].clone()]);
 }
 
-#[allow(missing_docs)]
 pub async fn reads_stop_at_their_limits(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -220,7 +218,6 @@ pub async fn reads_stop_at_their_limits(fixture: &mut impl Fixture) {
     }
 }
 
-#[allow(missing_docs)]
 pub async fn reads_keep_to_their_range_and_conversation(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     // Ids that are the beginnings of others, and neighbours.
@@ -244,7 +241,6 @@ pub async fn reads_keep_to_their_range_and_conversation(fixture: &mut impl Fixtu
     }
 }
 
-#[allow(missing_docs)]
 pub async fn missing_rows_are_left_out(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -260,7 +256,6 @@ pub async fn missing_rows_are_left_out(fixture: &mut impl Fixture) {
     assert_eq!(seqs(&back), [5, 2, 1]);
 }
 
-#[allow(missing_docs)]
 pub async fn the_hint_is_the_last_row(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let (team, other) = (conversation("team"), conversation("team2"));
@@ -277,7 +272,6 @@ pub async fn the_hint_is_the_last_row(fixture: &mut impl Fixture) {
     }
 }
 
-#[allow(missing_docs)]
 pub async fn an_append_is_seen_whole_or_not_at_all(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -300,7 +294,6 @@ pub async fn an_append_is_seen_whole_or_not_at_all(fixture: &mut impl Fixture) {
     assert_eq!(all(&stores, &team).await.len() as u64, batches * size);
 }
 
-#[allow(missing_docs)]
 pub async fn an_answer_means_readable_and_a_read_is_never_taken_back(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let many = (0..50).map(|n| {
@@ -317,7 +310,6 @@ pub async fn an_answer_means_readable_and_a_read_is_never_taken_back(fixture: &m
     join_all(many).await;
 }
 
-#[allow(missing_docs)]
 pub async fn appends_of_one_conversation_keep_their_order(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let answers = Arc::new(Mutex::new(Vec::new()));
@@ -349,7 +341,6 @@ pub async fn appends_of_one_conversation_keep_their_order(fixture: &mut impl Fix
     assert_eq!(answers.lock().len(), 600);
 }
 
-#[allow(missing_docs)]
 pub async fn lists_are_sorted_paged_and_idempotent(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let (alice, al) = (user("alice"), user("al"));
@@ -382,7 +373,6 @@ pub async fn lists_are_sorted_paged_and_idempotent(fixture: &mut impl Fixture) {
     assert_eq!(stores.index.conversations(&alice, Some(&after), 10).await, Ok(rest));
 }
 
-#[allow(missing_docs)]
 pub async fn cursors_never_fall(fixture: &mut impl Fixture) {
     let mut stores = fixture.stores();
     let (alice, phone, tablet) = (user("alice"), device("phone"), device("tablet"));
@@ -416,7 +406,6 @@ pub async fn cursors_never_fall(fixture: &mut impl Fixture) {
     }
 }
 
-#[allow(missing_docs)]
 pub async fn every_append_is_answered_once_also_at_shutdown(fixture: &mut impl Fixture) {
     const APPENDS: u64 = 2_000;
     let stores = fixture.stores();
@@ -444,13 +433,13 @@ pub async fn every_append_is_answered_once_also_at_shutdown(fixture: &mut impl F
     assert_eq!(counts, vec![1; APPENDS as usize]);
     if fixture.reopen().await {
         let stores = fixture.stores();
-        for (id, seq) in std::mem::take(&mut *stored.lock()) {
+        let stored = std::mem::take(&mut *stored.lock());
+        for (id, seq) in stored {
             assert!(seqs(&all(&stores, &id).await).contains(&seq), "{seq} of {id} was answered and is gone");
         }
     }
 }
 
-#[allow(missing_docs)]
 pub async fn after_shutdown_nothing_is_stored(fixture: &mut impl Fixture) {
     let stores = fixture.stores();
     let team = conversation("team");
@@ -465,7 +454,6 @@ pub async fn after_shutdown_nothing_is_stored(fixture: &mut impl Fixture) {
     }
 }
 
-#[allow(missing_docs)]
 pub async fn what_was_answered_is_there_after_reopening(fixture: &mut impl Fixture) {
     let mut expected = Vec::new();
     for round in 0..3 {

@@ -46,7 +46,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::cursors::PendingCursors;
-use self::database::{OpenOptionsOfRows, Rows};
+use self::database::{Rows, RowsOptions};
 use self::queue::{BatchLimits, Job, Queue};
 use self::writer::{Shared, Writer};
 use super::{
@@ -181,7 +181,7 @@ impl EmbeddedStore {
     pub fn open(dir: &Path, config: EmbeddedConfig) -> Result<Self, OpenError> {
         let rows = Rows::open(
             dir,
-            OpenOptionsOfRows {
+            RowsOptions {
                 cache_bytes: config.cache_bytes,
                 create_with_shards: Some(config.shards),
                 background: true,

@@ -14,8 +14,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::door::DoorNumbers;
 use super::process::ProcessCollector;
-use super::store::{StoreCollector, StoreNumbers};
+use super::source::Source;
+use super::store::StoreNumbers;
 use crate::actors::session::egress::Delivery;
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -156,41 +158,11 @@ labelled! {
     }
 }
 
-labelled! {
-    /// A bound of a queue; how often it was reached is counted.
-    Bound {
-        /// Connections of the node.
-        Connections "connections",
-        /// Connections from one address.
-        ConnectionsPerIp "connections_per_ip",
-        /// Time or bytes before login.
-        Login "login",
-        /// The size of a frame.
-        Frame "frame",
-        /// Requests of a session without answers: its socket is not read.
-        InFlight "in_flight",
-        /// A session's outgoing bytes: a conversation lags.
-        Outbound "outbound",
-        /// Sends per second of a session.
-        SendRate "send_rate",
-        /// Sends that wait in a conversation.
-        ConversationPending "conversation_pending",
-        /// Entries of a conversation's dedup window.
-        DedupWindow "dedup_window",
-        /// Bytes that wait for the store.
-        StoreQueue "store_queue",
-    }
-}
-
 /// Every metric of a node. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// Open connections.
     pub connections: PerFraming<Gauge>,
-    /// Connections that were accepted.
-    pub connections_accepted: PerFraming<Counter>,
-    /// Connections that were turned away.
-    pub connections_refused: PerCode,
     /// Sessions that are logged in.
     pub sessions: Gauge,
     /// Logins that succeeded.
@@ -201,8 +173,8 @@ pub struct Metrics {
     pub sessions_closed: PerCode,
     /// Requests that were read.
     pub requests: PerRequest,
-    /// Requests that are being worked on.
-    pub requests_in_flight: Gauge,
+    /// How often a session's socket was not read because as many of its requests as allowed had no answer.
+    pub reads_paused: Counter,
     /// Requests that were answered with an error.
     pub request_errors: PerCode,
     /// Sends that reached a conversation.
@@ -211,8 +183,6 @@ pub struct Metrics {
     pub sends_acknowledged: Counter,
     /// Sends that were answered from the dedup window.
     pub sends_deduplicated: Counter,
-    /// Sends that wait in conversations.
-    pub sends_pending: Gauge,
     pushes: PerValue<Counter>,
     /// Conversations in memory.
     pub conversations_active: Gauge,
@@ -223,8 +193,8 @@ pub struct Metrics {
     /// Messages in one batch of a conversation.
     pub conversation_batch_messages: Histogram,
     actor_restarts: PerValue<Counter>,
-    bounds_reached: PerValue<Counter>,
-    store: StoreCollector,
+    store: Source<StoreNumbers>,
+    door: Source<DoorNumbers>,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -272,18 +242,12 @@ impl Metrics {
         let r = &mut registry;
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_collector(Box::new(ProcessCollector));
-        let store = StoreCollector::default();
+        let (store, door) = (Source::default(), Source::default());
         r.register_collector(Box::new(store.clone()));
+        r.register_collector(Box::new(door.clone()));
         let types = Request::TYPES.iter().map(|(_, name)| *name).chain(["unknown"]);
         Self {
             connections: per_framing(r, "connections", "Open connections"),
-            connections_accepted: per_framing(r, "connections_accepted", "Connections that were accepted"),
-            connections_refused: PerCode::register(
-                r,
-                "connections_refused",
-                "Connections turned away",
-                "reason",
-            ),
             sessions: plain(r, "sessions", "Sessions that are logged in"),
             logins: plain(r, "logins", "Logins that succeeded"),
             logins_refused: PerCode::register(r, "logins_refused", "Logins that were refused", "code"),
@@ -294,12 +258,11 @@ impl Metrics {
                 "reason",
             ),
             requests: PerRequest(PerValue::register(r, "requests", "Requests that were read", "type", types)),
-            requests_in_flight: plain(r, "requests_in_flight", "Requests being worked on"),
+            reads_paused: plain(r, "reads_paused", "Sessions not read until an answer leaves"),
             request_errors: PerCode::register(r, "request_errors", "Requests answered with an error", "code"),
             sends: plain(r, "sends", "Sends that reached a conversation"),
             sends_acknowledged: plain(r, "sends_acknowledged", "Sends acknowledged: durable and confirmed"),
             sends_deduplicated: plain(r, "sends_deduplicated", "Sends answered from the dedup window"),
-            sends_pending: plain(r, "sends_pending", "Sends that wait in conversations"),
             pushes: labelled::<PushOutcome>(r, "pushes", "Messages pushed to one session each", "outcome"),
             conversations_active: plain(r, "conversations_active", "Conversations in memory"),
             conversation_activations: plain(
@@ -324,13 +287,8 @@ impl Metrics {
                 "Actors that crashed and were restarted",
                 "kind",
             ),
-            bounds_reached: labelled::<Bound>(
-                r,
-                "bounds_reached",
-                "How often a queue was at its bound",
-                "bound",
-            ),
             store,
+            door,
             registry: std::sync::Arc::new(registry),
         }
     }
@@ -343,9 +301,6 @@ impl Metrics {
             Delivery::Closed => PushOutcome::Closed,
         };
         self.pushes.0[outcome as usize].inc_by(pushes);
-        if delivery == Delivery::Lagged {
-            self.bound_reached(Bound::Outbound).inc();
-        }
     }
 
     /// Counts a batch that is committed: its sends are acknowledged.
@@ -388,19 +343,25 @@ impl Metrics {
         };
     }
 
-    /// Counts a connection that ended.
-    pub fn connection_closed(&self, reason: ErrorCode) {
-        self.sessions_closed.of(reason).inc();
+    /// Counts a connection that begins.
+    pub fn connection_opened(&self, framing: Framing) {
+        self.connections.of(framing).inc();
     }
 
-    /// The counter of a bound.
-    pub fn bound_reached(&self, bound: Bound) -> &Counter {
-        &self.bounds_reached.0[bound as usize]
+    /// Counts a connection that ended.
+    pub fn connection_closed(&self, framing: Framing, reason: ErrorCode) {
+        self.connections.of(framing).dec();
+        self.sessions_closed.of(reason).inc();
     }
 
     /// Names the store that is asked at each scrape; the first one named stays.
     pub fn watch_store(&self, numbers: impl Fn() -> StoreNumbers + Send + Sync + 'static) -> bool {
-        self.store.watch(Box::new(numbers))
+        self.store.watch(numbers)
+    }
+
+    /// Names the listeners that are asked at each scrape; the first ones named stay.
+    pub fn watch_door(&self, numbers: impl Fn() -> DoorNumbers + Send + Sync + 'static) -> bool {
+        self.door.watch(numbers)
     }
 
     /// All metrics as OpenMetrics text; see [`CONTENT_TYPE`].
@@ -444,7 +405,6 @@ mod tests {
         metrics.requests.of(999).inc_by(7);
         metrics.delivery(Delivery::Lagged, 4);
         metrics.committed(3);
-        metrics.bound_reached(Bound::StoreQueue).inc_by(3);
         metrics.actor_restarted(ActorKind::Hub);
         let text = metrics.render();
         for framing in Framing::ALL {
@@ -465,9 +425,7 @@ mod tests {
             ("convoke_request_errors_total{code=\"unknown_code\"}", 1.0),
             ("convoke_requests_total{type=\"unknown\"}", 7.0),
             ("convoke_pushes_total{outcome=\"lagged\"}", 4.0),
-            ("convoke_bounds_reached_total{bound=\"outbound\"}", 1.0),
             ("convoke_sends_acknowledged_total", 3.0),
-            ("convoke_bounds_reached_total{bound=\"store_queue\"}", 3.0),
             ("convoke_actor_restarts_total{kind=\"hub\"}", 1.0),
             ("convoke_conversation_batch_messages_bucket{le=\"2.0\"}", 0.0),
             ("convoke_conversation_batch_messages_bucket{le=\"4.0\"}", 1.0),
@@ -500,6 +458,23 @@ mod tests {
             ("convoke_store_commit_seconds_bucket{le=\"+Inf\"}", 6.0),
             ("convoke_store_commit_seconds_count", 6.0),
             ("convoke_store_commit_seconds_sum", 8.0),
+        ] {
+            assert_eq!(value(&text, series), expected, "{series}");
+        }
+    }
+
+    #[test]
+    fn the_door_is_asked_at_each_scrape() {
+        let metrics = Metrics::new();
+        let numbers =
+            DoorNumbers { accepted: 5, refused_node: 2, refused_address: 3, ..DoorNumbers::default() };
+        assert!(metrics.watch_door(move || numbers));
+        let text = metrics.render();
+        for (series, expected) in [
+            ("convoke_connections_accepted_total", 5.0),
+            ("convoke_connections_refused_total{reason=\"too_many_connections\"}", 2.0),
+            ("convoke_connections_refused_total{reason=\"too_many_from_address\"}", 3.0),
+            ("convoke_accept_errors_total", 0.0),
         ] {
             assert_eq!(value(&text, series), expected, "{series}");
         }

@@ -1,13 +1,14 @@
-//! What the store counts of itself, read when somebody asks: the writer's loop knows nothing of metrics.
+//! What the store counts of itself.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::source::Source;
 
 /// How many values fell into each bucket.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,28 +45,9 @@ pub struct StoreNumbers {
     pub commit_appends: Distribution,
 }
 
-type Source = Box<dyn Fn() -> StoreNumbers + Send + Sync>;
-
-/// Asks the store at each scrape; before there is one, everything is zero.
-#[derive(Clone, Default)]
-pub(super) struct StoreCollector(Arc<OnceLock<Source>>);
-
-impl fmt::Debug for StoreCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoreCollector")
-    }
-}
-
-impl StoreCollector {
-    /// Names the store, once; says whether it was the first time.
-    pub(super) fn watch(&self, source: Source) -> bool {
-        self.0.set(source).is_ok()
-    }
-}
-
-impl Collector for StoreCollector {
+impl Collector for Source<StoreNumbers> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let numbers = self.0.get().map(|source| source()).unwrap_or_default();
+        let numbers = self.read();
         for (name, help, value) in [
             ("store_commits", "Commits of the store, each one sync", numbers.commits),
             ("store_rows", "Rows of messages the store made durable", numbers.rows),

@@ -95,6 +95,12 @@ impl Serving {
                 let now = activation.surroundings.clock.now();
                 let mut effects = Vec::new();
                 self.core.send(*command, reply, now, &mut self.ids, &mut effects);
+                let metrics = &activation.surroundings.metrics;
+                metrics.sends.inc();
+                // A send that is new is answered after its batch: an answer at once was given before.
+                if effects.iter().any(|effect| matches!(effect, Effect::Answer { result: Ok(_), .. })) {
+                    metrics.sends_deduplicated.inc();
+                }
                 self.perform(activation, effects);
             }
             Request::Attend(session, reply) => {

@@ -99,8 +99,7 @@ fn not_done(code: ErrorCode, message: impl Into<String>) -> RequestError {
 impl SessionConnection {
     /// A connection that was just accepted. `peer` is for the log.
     pub fn new(services: Arc<Services>, egress: Arc<Egress>, peer: SocketAddr) -> Self {
-        services.metrics.connections.of(egress.framing()).inc();
-        services.metrics.connections_accepted.of(egress.framing()).inc();
+        services.metrics.connection_opened(egress.framing());
         Self { services, egress, peer, state: SessionState::Greeting }
     }
 
@@ -356,8 +355,7 @@ impl SessionConnection {
     /// The connection is over.
     pub fn on_closed(&mut self, reason: ErrorCode) {
         let before = std::mem::replace(&mut self.state, SessionState::Over);
-        self.services.metrics.connection_closed(reason);
-        self.services.metrics.connections.of(self.egress.framing()).dec();
+        self.services.metrics.connection_closed(self.egress.framing(), reason);
         match before {
             SessionState::Live(live) => {
                 let session = &live.shared;

@@ -294,9 +294,9 @@ impl Egress {
         }
     }
 
-    /// Notes that a request was read and will be answered.
-    pub fn begin_request(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// Notes that a request was read and will be answered; says whether it was the last that may be read for now.
+    pub fn begin_request(&self) -> bool {
+        self.in_flight.fetch_add(1, Ordering::Relaxed) + 1 >= self.limits.max_in_flight
     }
 
     /// Notes that a request was answered.

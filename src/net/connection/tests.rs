@@ -13,6 +13,9 @@ use super::*;
 use crate::actors::session::egress::EgressLimits;
 use crate::net::tcp::TcpSocket;
 
+/// Connections that a test may open.
+const MAX_CONNECTIONS: usize = 10_000;
+
 /// What [`EchoEngine`] makes of its connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EchoConfig {
@@ -36,15 +39,15 @@ impl Default for EchoConfig {
 pub(crate) struct EchoEngine {
     config: EchoConfig,
     begun: std::time::Instant,
-    closed: mpsc::UnboundedSender<ErrorCode>,
+    closed: mpsc::Sender<ErrorCode>,
     pub(crate) egresses: Mutex<Vec<Arc<Egress>>>,
     pub(crate) frames: AtomicUsize,
     pub(crate) open: AtomicU32,
 }
 
 impl EchoEngine {
-    pub(crate) fn new(config: EchoConfig) -> (Arc<Self>, mpsc::UnboundedReceiver<ErrorCode>) {
-        let (closed, reasons) = mpsc::unbounded_channel();
+    pub(crate) fn new(config: EchoConfig) -> (Arc<Self>, mpsc::Receiver<ErrorCode>) {
+        let (closed, reasons) = mpsc::channel(MAX_CONNECTIONS);
         let engine = Self {
             config,
             begun: std::time::Instant::now(),
@@ -92,9 +95,15 @@ impl FrameHandler for EchoHandler {
         self.engine.frames.fetch_add(1, Relaxed);
         match frame {
             b"login" => self.deadline = None,
-            b"hold" => self.egress.begin_request(),
+            b"hold" => {
+                self.egress.begin_request();
+            }
             b"panic" => panic!("asked to"),
-            b"later" => tokio::task::yield_now().await,
+            b"later" => {
+                let large = [1_u8; 4_000];
+                tokio::task::yield_now().await;
+                std::hint::black_box(&large);
+            }
             b"bye" => return Err(ErrorCode::LOGGED_OUT),
             _ => {}
         }
@@ -117,7 +126,7 @@ impl FrameHandler for EchoHandler {
     fn on_closed(&mut self, reason: ErrorCode) {
         self.engine.open.fetch_sub(1, Relaxed);
         // A test that is over listens no more.
-        let _ = self.engine.closed.send(reason);
+        let _ = self.engine.closed.try_send(reason);
     }
 }
 
@@ -133,6 +142,5 @@ fn size_of_made<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
 #[test]
 fn the_task_of_a_connection_is_small() {
     let size = size_of_made(serve_future);
-    println!("{size} bytes, of which {} the connection", size_of::<Connection<TcpSocket, Echo>>());
     assert!(size <= 1_024, "the future of a connection has {size} bytes");
 }

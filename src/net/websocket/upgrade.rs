@@ -34,6 +34,9 @@ pub struct Page {
     pub body: Bytes,
 }
 
+/// Finds the page of a path.
+pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
+
 /// What a WebSocket listener answers.
 #[derive(Clone, Default)]
 pub struct WebSocketConfig {
@@ -41,7 +44,7 @@ pub struct WebSocketConfig {
     /// send none are no browsers and always allowed.
     pub origins: Vec<String>,
     /// What other paths than [`PATH`] answer; without it, and where it has nothing, they answer 404.
-    pub pages: Option<Arc<dyn Fn(&str) -> Option<Page> + Send + Sync>>,
+    pub pages: Option<Arc<Pages>>,
 }
 
 impl fmt::Debug for WebSocketConfig {
@@ -243,13 +246,14 @@ mod tests {
 
     #[test]
     fn tables_of_requests() {
-        let pages: Arc<dyn Fn(&str) -> Option<Page> + Send + Sync> = Arc::new(|path| {
+        let pages: Arc<Pages> = Arc::new(|path| {
             (path == "/").then(|| Page { content_type: "text/html", body: Bytes::from_static(b"<p>") })
         });
         let config = WebSocketConfig { origins: vec!["https://a.example".into()], pages: Some(pages) };
         let json = ("Sec-WebSocket-Protocol", "convoke.json");
         let get = "GET /ws HTTP/1.1";
-        let cases: [(&str, Vec<(&str, &str)>, u16); 14] = [
+        type Headers = Vec<(&'static str, &'static str)>;
+        let cases: [(&str, Headers, u16); 14] = [
             (get, with(&[json]), 101),
             ("GET /ws?x=1 HTTP/1.1", with(&[json]), 101),
             (get, with(&[json, ("Origin", "https://a.example")]), 101),

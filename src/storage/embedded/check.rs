@@ -12,7 +12,7 @@ use convoke_protocol::message::MessageKind;
 use fjall::Readable;
 use serde::Serialize;
 
-use super::database::{OpenOptionsOfRows, Rows, decode};
+use super::database::{Rows, RowsOptions, decode};
 use super::{OpenError, keys};
 use crate::storage::LogRow;
 use crate::storage::row::NO_MESSAGE;
@@ -139,7 +139,7 @@ impl fmt::Display for CheckReport {
 /// # Errors
 /// The store cannot be opened.
 pub fn check(dir: &Path) -> Result<CheckReport, OpenError> {
-    let options = OpenOptionsOfRows { cache_bytes: CACHE_BYTES, create_with_shards: None, background: false };
+    let options = RowsOptions { cache_bytes: CACHE_BYTES, create_with_shards: None, background: false };
     let rows = Rows::open(dir, options)?;
     let mut report = CheckReport {
         format: rows.format.version,

@@ -43,7 +43,7 @@ pub(super) struct Rows {
 
 /// How the database is opened.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OpenOptionsOfRows {
+pub(super) struct RowsOptions {
     pub(super) cache_bytes: u64,
     /// Shards of a store that does not exist yet; `None` opens only what exists.
     pub(super) create_with_shards: Option<u32>,
@@ -52,7 +52,7 @@ pub(super) struct OpenOptionsOfRows {
 }
 
 impl Rows {
-    pub(super) fn open(dir: &Path, options: OpenOptionsOfRows) -> Result<Self, OpenError> {
+    pub(super) fn open(dir: &Path, options: RowsOptions) -> Result<Self, OpenError> {
         let path = dir.join("store");
         if options.create_with_shards.is_some() {
             std::fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;

@@ -1,0 +1,198 @@
+//! For scripts: lines in, lines out, nothing lost and nothing twice.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead as _, Read as _, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use convoke_client::{ClientError, ClientEvent, Draft, Sending, SentReceipt};
+use convoke_protocol::id::{ConversationId, Seq};
+use convoke_protocol::message::Content;
+use tokio::sync::mpsc;
+
+use super::{Chat, first_receipt, text};
+
+/// Sends that wait for their receipts before another line is read.
+const MAX_ON_THEIR_WAY: usize = 64;
+
+/// The longest line that is read, in bytes.
+const MAX_LINE: u64 = 1 << 20;
+
+/// At the end of input: so long without any news, and what is still missing is not waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Line = io::Result<String>;
+
+pub(super) async fn run(chat: Chat) -> anyhow::Result<ExitCode> {
+    // Locked for each line only: the reading thread never waits for the writing one.
+    let mut loop_ = Piped::new(chat, io::stdout());
+    let code = loop_.run(read_lines()).await?;
+    // The server notices by itself if this fails.
+    let _ = loop_.chat.client.logout().await;
+    Ok(code)
+}
+
+/// Reads standard input on a thread of its own: it cannot be awaited.
+fn read_lines() -> mpsc::Receiver<Line> {
+    let (lines, receiver) = mpsc::channel(MAX_ON_THEIR_WAY);
+    std::thread::spawn(move || {
+        let mut input = io::stdin().lock();
+        while let Some(line) = read_line(&mut input).transpose() {
+            let failed = line.is_err();
+            if lines.blocking_send(line).is_err() || failed {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn read_line(input: &mut impl io::BufRead) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut bytes)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    if bytes.len() as u64 > MAX_LINE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a line is longer than {MAX_LINE} bytes"),
+        ));
+    }
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+    }
+    if bytes.ends_with(b"\r") {
+        bytes.pop();
+    }
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+struct Piped<W> {
+    chat: Chat,
+    out: W,
+    only: Option<ConversationId>,
+    on_their_way: VecDeque<Sending>,
+    /// The highest own message that has its receipt, and the highest that was printed.
+    acked: Seq,
+    printed: Seq,
+    caught_up: bool,
+    failed: bool,
+}
+
+impl<W: Write> Piped<W> {
+    fn new(chat: Chat, out: W) -> Self {
+        Self {
+            only: chat.conversation(),
+            chat,
+            out,
+            on_their_way: VecDeque::new(),
+            acked: Seq::ZERO,
+            printed: Seq::ZERO,
+            caught_up: false,
+            failed: false,
+        }
+    }
+
+    async fn run(&mut self, mut lines: mpsc::Receiver<Line>) -> anyhow::Result<ExitCode> {
+        let mut ended = false;
+        loop {
+            let settled = self.on_their_way.is_empty();
+            if ended && settled && self.caught_up && self.printed >= self.acked {
+                break;
+            }
+            tokio::select! {
+                event = self.chat.events.next() => match event {
+                    Some(event) => {
+                        if !self.event(event)? {
+                            break;
+                        }
+                    }
+                    None => bail!("the session is over"),
+                },
+                receipt = first_receipt(&mut self.on_their_way), if !settled => {
+                    self.on_their_way.pop_front();
+                    self.receipt(receipt);
+                }
+                line = lines.recv(), if !ended && self.on_their_way.len() < MAX_ON_THEIR_WAY => match line {
+                    Some(line) => self.say(line.context("standard input")?)?,
+                    None => ended = true,
+                },
+                () = tokio::time::sleep(PATIENCE), if ended && settled => {
+                    eprintln!("convoke chat: the server does not send what is still missing");
+                    break;
+                }
+            }
+        }
+        Ok(if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn say(&mut self, line: String) -> anyhow::Result<()> {
+        let Some(target) = &self.chat.target else { bail!("say whom it is for: --to USER or --group ID") };
+        let draft = Draft::new(target.clone(), Content::text(line));
+        self.on_their_way.push_back(self.chat.client.send_nowait(draft)?);
+        Ok(())
+    }
+
+    fn receipt(&mut self, receipt: Result<SentReceipt, ClientError>) {
+        match receipt {
+            Ok(receipt) => self.acked = self.acked.max(receipt.seq),
+            Err(error) => {
+                self.failed = true;
+                eprintln!("convoke chat: not sent, or not known to be: {error}");
+            }
+        }
+    }
+
+    /// Says whether to go on: not if nobody reads any more.
+    fn event(&mut self, event: ClientEvent) -> anyhow::Result<bool> {
+        match event {
+            ClientEvent::Message { conversation, message } => {
+                if self.only.as_ref().is_some_and(|only| *only != conversation) {
+                    return Ok(true);
+                }
+                if self.only.is_some() {
+                    self.printed = message.seq;
+                }
+                let line = text::plain_line(&conversation, &message);
+                match writeln!(self.out, "{line}").and_then(|()| self.out.flush()) {
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+                    written => written.context("standard output")?,
+                }
+            }
+            ClientEvent::Skipped { conversation, from, to } => {
+                eprintln!("convoke chat: {conversation}: {from} to {to} are no longer to be had");
+            }
+            ClientEvent::CaughtUp => self.caught_up = true,
+            ClientEvent::Disconnected { reason } => eprintln!("convoke chat: {reason}; reconnecting…"),
+            ClientEvent::Connected { node, .. } => eprintln!("convoke chat: connected to {node} again"),
+            ClientEvent::ConnectFailed { .. } => {}
+            ClientEvent::Kicked { reason, message } => {
+                bail!("the server ended the session: {reason}: {message}")
+            }
+            ClientEvent::Failed { error } => return Err(error.into()),
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_are() {
+        let mut input = &b"one\n\ntwo\r\n  three "[..];
+        let mut lines = Vec::new();
+        while let Some(line) = read_line(&mut input).expect("read") {
+            lines.push(line);
+        }
+        assert_eq!(lines, ["one", "", "two", "  three "]);
+        let long = vec![b'x'; MAX_LINE as usize + 1];
+        assert!(read_line(&mut &long[..]).is_err());
+        let mut longest = vec![b'x'; MAX_LINE as usize - 1];
+        longest.push(b'\n');
+        assert!(matches!(read_line(&mut &longest[..]), Ok(Some(_))));
+    }
+}

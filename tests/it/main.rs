@@ -1,0 +1,14 @@
+//! Real `convoke` processes, driven over TCP and WebSocket: one file per promise.
+//!
+//! Each test starts its own node on free ports and a temporary directory, so all run at the same time. Nothing here
+//! uses the client crate: what is tested is the server as any client meets it. Nothing sleeps for a fixed time: a test
+//! waits for a condition, and fails when it does not come within [`harness::PATIENCE`].
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed unwrap is a failed test")]
+
+#[macro_use]
+mod harness;
+
+mod durability;
+mod retry;
+mod start;
+mod talk;
