@@ -5,15 +5,21 @@
 //! | [`report`] | conditions, progress, the printed table, the JSON file, the verdict |
 //! | [`latency`] | latencies, recorded per thread and merged |
 //! | [`process`] | what a process uses, descriptors, further processes of this binary |
+//! | [`node`] | the node that is measured: one that runs, or one of the load test's own |
 //! | [`limits`] | the machine's floor: no code of Convoke in its measured loops |
+//! | [`send`] | direct messages |
 
 pub mod latency;
 pub mod limits;
+pub mod node;
 pub mod process;
 pub mod report;
+pub mod send;
 
 use std::io;
 use std::path::PathBuf;
+
+use convoke_protocol::id::UserId;
 
 /// Why a load test could not be carried out. (What it found wrong is in its [`report::Verdict`].)
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,28 @@ pub enum LoadError {
     /// A result could not be turned into JSON.
     #[error("the result as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// The node of the load test's own did not start, or did not stop in order.
+    #[error("{problem}\n{log}")]
+    Node {
+        /// What went wrong.
+        problem: &'static str,
+        /// The end of its log.
+        log: String,
+    },
+    /// A connection ended, or the server said on it what it must not say.
+    #[error("the connection of {user}: {problem}")]
+    Connection {
+        /// Whose connection.
+        user: UserId,
+        /// What happened.
+        problem: String,
+    },
+    /// There is no key to make tokens with.
+    #[error(transparent)]
+    Key(#[from] crate::auth::KeyFileError),
+    /// What is asked for cannot be shared out.
+    #[error(transparent)]
+    Plan(#[from] send::PlanError),
     /// A task or thread of the load test panicked, or waited for something that never came.
     #[error("{0}")]
     Broken(&'static str),

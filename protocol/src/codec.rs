@@ -153,7 +153,7 @@ pub fn split_frame(bytes: &[u8]) -> Result<RawFrame<'_>, CodecError> {
 }
 
 /// Writes an unsigned integer as bincode's `config::standard()` does.
-fn put_varint(out: &mut Vec<u8>, value: u64) {
+pub fn put_varint(out: &mut Vec<u8>, value: u64) {
     match value {
         0..=250 => out.push(value as u8),
         251..=0xffff => {

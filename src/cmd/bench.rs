@@ -1,5 +1,6 @@
 //! `convoke bench KIND`: load tests that check their own work.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::load::limits::{self, LimitsOptions, peer::PeerOptions};
+use crate::load::node::Which;
 use crate::load::report;
+use crate::load::send::{self, MAX_IN_FLIGHT, STAMP_BYTES, SendOptions};
 
 /// The arguments of `convoke bench`.
 #[derive(Debug, Args)]
@@ -23,6 +26,69 @@ enum Kind {
     /// The other end of the sockets of `limits`, started by it as a process of its own
     #[command(hide = true)]
     LimitsPeer(PeerOptions),
+    /// Direct messages between pairs of connected users; both sides of each pair send
+    Send(SendArgs),
+    /// A part of the connections of `send`, in a process started by it
+    #[command(hide = true)]
+    SendPart,
+}
+
+/// Which node is measured.
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Measure the node that listens here, or a cluster's nodes [default: a node of its own on a temporary store]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    tcp: Vec<SocketAddr>,
+    /// With --tcp: the node's data directory, for its key and its process [default: convoke-data, unless --key is given]
+    #[arg(long, value_name = "DIR", requires = "tcp")]
+    data: Option<PathBuf>,
+    /// With --tcp: the node's key
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    key: Option<PathBuf>,
+    /// With --tcp: where the metrics are that say what the node uses, if it is not a process of this machine
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', requires = "tcp")]
+    admin: Vec<SocketAddr>,
+}
+
+impl From<NodeArgs> for Which {
+    fn from(args: NodeArgs) -> Self {
+        let NodeArgs { tcp, data, key, admin } = args;
+        if tcp.is_empty() {
+            return Self::Own;
+        }
+        let data = data.or_else(|| key.is_none().then(|| PathBuf::from("convoke-data")));
+        Self::Running { tcp, data, key, admin }
+    }
+}
+
+#[derive(Debug, Args)]
+struct SendArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Users that are connected; each takes part in a conversation
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    connections: u32,
+    /// Pairs of users that talk [default: half as many as connections, so that each user is in one]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    conversations: Option<u32>,
+    /// Messages of one connection that may wait for their answers [default: 1, with --rate 64]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_IN_FLIGHT)))]
+    in_flight: Option<u32>,
+    /// Bytes of each message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(STAMP_BYTES as i64..=8 << 20))]
+    body: u32,
+    /// Seconds that are measured
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    duration: u64,
+    /// Seconds before that
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    warm_up: u64,
+    /// Send so many messages per second in all, whatever the answers do; a latency then begins when the message was to be sent
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rate: Option<u32>,
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -52,7 +118,37 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             limits::peer::run(&options)?;
             Ok(ExitCode::SUCCESS)
         }
+        Kind::Send(args) => run_send(args),
+        Kind::SendPart => {
+            send::run_part()?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
+    let result = send::run(SendOptions {
+        node: args.node.into(),
+        connections: args.connections,
+        conversations: args.conversations.unwrap_or(args.connections.div_ceil(2)),
+        in_flight: args.in_flight.unwrap_or(if args.rate.is_some() { MAX_IN_FLIGHT } else { 1 }),
+        body_bytes: args.body as usize,
+        warm_up: Duration::from_secs(args.warm_up),
+        measured: Duration::from_secs(args.duration),
+        rate: args.rate.map(f64::from),
+    })?;
+    if let Some(refusal) = &result.first_refusal {
+        eprintln!("{} sends were refused; the first: {refusal}", result.refused);
+    }
+    for (count, what) in [
+        (result.lagged, "times the server left out pushes"),
+        (result.unsent, "messages were due and not sent: too many were in flight"),
+    ] {
+        if count > 0 {
+            eprintln!("{count} {what}");
+        }
+    }
+    Ok(report::conclude(&result, args.json.as_deref())?)
 }
 
 fn run_limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {

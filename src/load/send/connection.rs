@@ -1,0 +1,279 @@
+//! One client: a socket that is never waited for, what of its stream is not whole yet, and which requests have no
+//! answer yet.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use convoke_protocol::id::UserId;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::ledger::SideId;
+
+/// How long a connection may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most sends without an answer on one connection: what the server itself allows.
+pub const MAX_IN_FLIGHT: u32 = 64;
+
+/// Request ids end in the number of what was asked: of the flight, or above it, of the type.
+const KIND_BITS: u32 = 8;
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// `Hello` is not answered yet.
+    Greeting,
+    /// `Login` is not answered yet.
+    LoggingIn,
+    /// It sends and is pushed to.
+    Live,
+}
+
+/// A send that has no answer yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    request_id: u64,
+    /// Which side sent it.
+    pub(super) side: SideId,
+    /// Which of that side's sends it is.
+    pub(super) counter: u32,
+    /// When it was to be sent.
+    pub(super) intended_us: u64,
+}
+
+const NO_FLIGHT: Flight = Flight { request_id: 0, side: SideId(0), counter: 0, intended_us: 0 };
+
+/// A send that waits for a place among those in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    pub(super) side: SideId,
+    pub(super) intended_us: u64,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) user: UserId,
+    pub(super) stage: Stage,
+    /// Its sides of conversations, and which of them sends next.
+    pub(super) sides: Vec<SideId>,
+    next_side: usize,
+    /// Sends whose time has come.
+    pub(super) backlog: VecDeque<Due>,
+    /// Pushes since the login, and how many of them were acknowledged.
+    pub(super) pushes: u64,
+    pub(super) acked_pushes: u64,
+    /// Sides that were pushed to since the last acknowledgement.
+    pub(super) moved: Vec<SideId>,
+    /// When the last request was written.
+    pub(super) asked_us: u64,
+    stream: TcpStream,
+    /// The beginning of a frame whose end has not come yet.
+    rest: Vec<u8>,
+    /// What the socket has not taken yet.
+    unwritten: Vec<u8>,
+    flights: Vec<Flight>,
+    /// A bit for each place among the flights that is free.
+    free: u64,
+    requests: u64,
+}
+
+impl Connection {
+    /// Connects.
+    pub(super) fn open(
+        user: UserId,
+        to: SocketAddr,
+        from: Option<Ipv4Addr>,
+        sides: Vec<SideId>,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((IpAddr::V4(from), 0)).into())?;
+        }
+        socket.connect_timeout(&to.into(), CONNECT_WITHIN)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            user,
+            stage: Stage::Greeting,
+            sides,
+            next_side: 0,
+            backlog: VecDeque::new(),
+            pushes: 0,
+            acked_pushes: 0,
+            moved: Vec::new(),
+            asked_us: 0,
+            stream: socket.into(),
+            rest: Vec::new(),
+            unwritten: Vec::new(),
+            flights: Vec::new(),
+            free: 0,
+            requests: 0,
+        })
+    }
+
+    /// From now on it may have so many sends in flight.
+    pub(super) fn go_live(&mut self, in_flight: u32) {
+        self.stage = Stage::Live;
+        self.free = u64::MAX >> (u64::BITS - in_flight.clamp(1, MAX_IN_FLIGHT));
+        self.flights = vec![NO_FLIGHT; in_flight as usize];
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The side that sends next, when the sides take turns.
+    pub(super) fn take_turn(&mut self) -> SideId {
+        let side = self.sides[self.next_side];
+        self.next_side = (self.next_side + 1) % self.sides.len();
+        side
+    }
+
+    /// Whether one more send may be in flight.
+    pub(super) fn may_send(&self) -> bool {
+        self.free != 0
+    }
+
+    /// Takes a place for a send; its request id.
+    pub(super) fn depart(&mut self, due: Due, counter: u32) -> u64 {
+        let place = self.free.trailing_zeros();
+        self.free &= self.free - 1;
+        let request_id = self.request_id(place);
+        self.flights[place as usize] =
+            Flight { request_id, side: due.side, counter, intended_us: due.intended_us };
+        request_id
+    }
+
+    /// The send that this is the answer to, which is in flight no more.
+    pub(super) fn arrive(&mut self, request_id: u64) -> Option<Flight> {
+        let place = (request_id & ((1 << KIND_BITS) - 1)) as usize;
+        let flight = self.flights.get_mut(place).filter(|flight| flight.request_id == request_id)?;
+        // Of a free place it is 0, which is no request's.
+        let flight = std::mem::replace(flight, NO_FLIGHT);
+        if request_id == NO_FLIGHT.request_id {
+            return None;
+        }
+        self.free |= 1 << place;
+        Some(flight)
+    }
+
+    /// An id for a request that is no send.
+    pub(super) fn other_request_id(&mut self) -> u64 {
+        self.request_id(MAX_IN_FLIGHT)
+    }
+
+    fn request_id(&mut self, kind: u32) -> u64 {
+        self.requests += 1;
+        self.requests << KIND_BITS | u64::from(kind)
+    }
+
+    /// Reads once. What is in the buffer then are `Some` bytes from its beginning, the rest of the last reading
+    /// included; `None` if there is nothing to read.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let kept = self.rest.len();
+        let Some((front, space)) = buffer.split_at_mut_checked(kept).filter(|(_, space)| !space.is_empty())
+        else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a frame longer than any that was asked for",
+            ));
+        };
+        loop {
+            match (&self.stream).read(space) {
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it")),
+                Ok(read) => {
+                    front.copy_from_slice(&self.rest);
+                    self.rest.clear();
+                    return Ok(Some(kept + read));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Keeps the beginning of a frame for the next reading.
+    pub(super) fn keep(&mut self, rest: &[u8]) {
+        self.rest.extend_from_slice(rest);
+    }
+
+    /// Writes what the socket takes, and keeps what it does not take for when it can.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut bytes = bytes;
+        // Behind what waits already it has to wait, too.
+        if self.unwritten.is_empty() {
+            let taken = write_some(&self.stream, bytes)?;
+            bytes = &bytes[taken..];
+        }
+        self.unwritten.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Writes what waits for the socket.
+    pub(super) fn write_waiting(&mut self) -> io::Result<()> {
+        if !self.unwritten.is_empty() {
+            let taken = write_some(&self.stream, &self.unwritten)?;
+            self.unwritten.drain(..taken);
+        }
+        Ok(())
+    }
+}
+
+/// Writes until all is taken or the socket takes no more: only then it says when it does again.
+fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match stream.write(&bytes[taken..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => taken += written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn live(in_flight: u32) -> Connection {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let user = UserId::new("somebody").unwrap();
+        let sides = vec![SideId(0), SideId(3)];
+        let mut connection = Connection::open(user, listener.local_addr().unwrap(), None, sides).unwrap();
+        connection.go_live(in_flight);
+        connection
+    }
+
+    #[test]
+    fn every_answer_finds_its_send_once() {
+        for in_flight in [1, 3, MAX_IN_FLIGHT] {
+            let mut connection = live(in_flight);
+            let mut ids = std::collections::BTreeSet::new();
+            for round in 0..3 {
+                let mut flying = Vec::new();
+                while connection.may_send() {
+                    let due = Due { side: connection.take_turn(), intended_us: round };
+                    flying.push((connection.depart(due, flying.len() as u32), due, flying.len() as u32));
+                    assert!(ids.insert(connection.other_request_id()));
+                }
+                assert_eq!(flying.len(), in_flight as usize);
+                for (id, due, counter) in flying.into_iter().rev() {
+                    assert!(ids.insert(id) && id != 0, "no id comes twice");
+                    let flight = connection.arrive(id).unwrap();
+                    assert_eq!((flight.side, flight.intended_us, flight.counter), (due.side, round, counter));
+                    assert!(connection.arrive(id).is_none(), "a second answer");
+                }
+                assert!(connection.arrive(0).is_none() && connection.arrive(u64::MAX).is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A server for the tests of the load generator: it keeps nothing, fears nothing, and does one thing wrong if asked to.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::event::{Kicked, Push};
+use convoke_protocol::frame::{Answer, Codec, Event, Request};
+use convoke_protocol::framing::Framing;
+use convoke_protocol::id::{ConversationId, DeviceId, MessageId, Seq, SessionId, Timestamp, UserId};
+use convoke_protocol::message::{Message, MessageKind};
+use convoke_protocol::request::messages::{Acked, Send, Sent};
+use convoke_protocol::request::session::{HeartbeatAnswer, Limits, LoggedIn, Welcome};
+use parking_lot::{Condvar, Mutex};
+use uuid::Uuid;
+
+use crate::load::LoadError;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Nothing,
+    NoPush,
+    PushTwice,
+    /// The push comes after the next one to the same user.
+    PushLate,
+    NoAnswer,
+    AnswerTwice,
+    SeqLeftOut,
+    Refused,
+    PushToAnother,
+    Kicked,
+}
+
+/// Which message it goes wrong with, of all that are sent.
+pub(super) const FAULTY_MESSAGE: u64 = 40;
+
+#[derive(Debug, Default)]
+struct State {
+    users: HashMap<UserId, (TcpStream, u64)>,
+    heads: HashMap<ConversationId, u64>,
+    messages: u64,
+    late: Option<(UserId, Vec<u8>)>,
+    complaints: Vec<String>,
+    acks: u64,
+    heartbeats: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    fault: Fault,
+    state: Mutex<State>,
+    progress: Condvar,
+}
+
+#[derive(Debug)]
+pub(super) struct FakeServer {
+    pub(super) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl FakeServer {
+    pub(super) fn start(fault: Fault) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared { fault, state: Mutex::default(), progress: Condvar::new() });
+        let for_all = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, shared) = (stream.expect("accepted"), Arc::clone(&for_all));
+                std::thread::spawn(move || shared.serve(stream));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Waits until so many messages and heartbeats have come, or the check fails.
+    pub(super) fn wait_for(
+        &self,
+        messages: u64,
+        heartbeats: u64,
+        mut check: impl FnMut() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let begun = Instant::now();
+        let mut state = self.shared.state.lock();
+        while state.messages < messages || state.heartbeats < heartbeats {
+            assert!(begun.elapsed() < Duration::from_secs(30), "only {} messages came", state.messages);
+            self.shared.progress.wait_for(&mut state, Duration::from_millis(20));
+            check()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn messages(&self) -> u64 {
+        self.shared.state.lock().messages
+    }
+
+    pub(super) fn acks(&self) -> u64 {
+        self.shared.state.lock().acks
+    }
+
+    /// What clients did that none should.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        self.shared.state.lock().complaints.clone()
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) {
+        let mut user = UserId::new("nobody").expect("an id");
+        // The end of the stream is the end of the client.
+        while let Ok((id, request)) = read(&mut stream) {
+            let mut state = self.state.lock();
+            let answer: Answer = match request {
+                Request::Hello(_) => welcome().into(),
+                Request::Login(login) => {
+                    user = UserId::new(&login.token).expect("in these tests the token is the user");
+                    let clone = stream.try_clone().expect("a descriptor");
+                    state.users.insert(user.clone(), (clone, 0));
+                    let session = SessionId::generate();
+                    LoggedIn { user: user.clone(), session, token_expires: Timestamp(0) }.into()
+                }
+                Request::Ack(ack) => {
+                    state.acks += 1;
+                    let pushed = state.users[&user].1;
+                    if ack.pushes > pushed || ack.cursors.is_empty() {
+                        state.complaints.push(format!("{ack:?} after {pushed} pushes"));
+                    }
+                    for cursor in ack.cursors {
+                        if state.heads.get(&cursor.conversation).is_none_or(|head| cursor.seq.0 > *head) {
+                            state.complaints.push(format!("{cursor:?} is above the head"));
+                        }
+                    }
+                    Acked {}.into()
+                }
+                Request::Heartbeat(_) => {
+                    state.heartbeats += 1;
+                    HeartbeatAnswer { server_time: Timestamp(0) }.into()
+                }
+                Request::Send(send) => {
+                    self.message(&mut state, &user, id, send);
+                    self.progress.notify_all();
+                    continue;
+                }
+                other => {
+                    state.complaints.push(format!("{other:?}"));
+                    continue;
+                }
+            };
+            write(&mut stream, &answer.encode(Codec::Bincode, id));
+        }
+    }
+
+    fn message(&self, state: &mut State, sender: &UserId, id: u64, send: Send) {
+        state.messages += 1;
+        let faulty = |fault| self.fault == fault && state.messages == FAULTY_MESSAGE;
+        if faulty(Fault::Refused) {
+            let error = RequestError::not_done(ErrorCode::BUSY, "no").retry_after(5);
+            return to_user(state, sender, &Answer::Error(error).encode(Codec::Bincode, id));
+        }
+        if faulty(Fault::Kicked) {
+            let event = Event::Kicked(Kicked { reason: ErrorCode::ACKS_OVERDUE, message: String::new() });
+            return to_user(state, sender, &event.encode(Codec::Bincode, 0));
+        }
+        let (no_push, push_twice, push_late) =
+            (faulty(Fault::NoPush), faulty(Fault::PushTwice), faulty(Fault::PushLate));
+        let (no_answer, answer_twice) = (faulty(Fault::NoAnswer), faulty(Fault::AnswerTwice));
+        let (left_out, to_another) = (faulty(Fault::SeqLeftOut), faulty(Fault::PushToAnother));
+
+        let conversation = send.target.conversation(sender);
+        let head = state.heads.entry(conversation.clone()).or_default();
+        *head += 1 + u64::from(left_out);
+        let sent = Sent {
+            conversation: conversation.clone(),
+            seq: Seq(*head),
+            message_id: MessageId(Uuid::now_v7()),
+            time: Timestamp(1_700_000_000_000),
+        };
+        let push = push_of(&sent, sender, send).encode(Codec::Bincode, 0);
+        let answer = Answer::Sent(sent).encode(Codec::Bincode, id);
+        for _ in 0..u32::from(!no_answer) + u32::from(answer_twice) {
+            to_user(state, sender, &answer);
+        }
+        let mut peer = conversation.peer_of(sender).expect("it is the sender's");
+        if to_another {
+            let others = state.users.keys();
+            peer = others.filter(|user| **user != peer && *user != sender).min().expect("a third").clone();
+        }
+        if push_late {
+            state.late = Some((peer, push));
+            return;
+        }
+        for _ in 0..u32::from(!no_push) + u32::from(push_twice) {
+            to_user(state, &peer, &push);
+            state.users.get_mut(&peer).expect("logged in").1 += 1;
+        }
+        if let Some((_, push)) = state.late.take_if(|(late, _)| *late == peer) {
+            to_user(state, &peer, &push);
+            state.users.get_mut(&peer).expect("logged in").1 += 1;
+        }
+    }
+}
+
+fn push_of(sent: &Sent, sender: &UserId, send: Send) -> Event {
+    Event::Push(Push {
+        conversation: sent.conversation.clone(),
+        lane_previous: Seq(sent.seq.0 - 1),
+        message: Message {
+            seq: sent.seq,
+            message_id: sent.message_id,
+            sender: sender.clone(),
+            device: DeviceId::new("bench").expect("an id"),
+            client_id: send.retry.client_id,
+            time: sent.time,
+            kind: MessageKind::USER,
+            priority: send.priority,
+            content: send.content,
+            reply_to: send.reply_to,
+            previous: send.previous,
+            edited_at: None,
+            recalled_at: None,
+            deleted_at: None,
+            reactions: Vec::new(),
+        },
+    })
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        protocol: convoke_protocol::PROTOCOL_VERSION,
+        version: "0".to_owned(),
+        node: "fake".to_owned(),
+        features: Vec::new(),
+        heartbeat_ms: 1_000,
+        limits: Limits {
+            max_frame_bytes: 1 << 20,
+            max_body_bytes: 256 << 10,
+            max_in_flight: 64,
+            max_page_messages: 100,
+            max_page_bytes: 256 << 10,
+            max_ranges: 2,
+            dedup_window_ms: 120_000,
+            ack_deadline_ms: 30_000,
+        },
+        server_time: Timestamp(0),
+        nodes: Vec::new(),
+    }
+}
+
+fn read(stream: &mut TcpStream) -> io::Result<(u64, Request)> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame)?;
+    let raw = convoke_protocol::codec::split_frame(&frame).expect("a frame");
+    let request = Request::decode(Codec::Bincode, raw.head.type_number, raw.body).expect("a body");
+    Ok((raw.head.request_id, request.expect("a request that is known")))
+}
+
+fn to_user(state: &mut State, user: &UserId, frame: &[u8]) {
+    write(&mut state.users.get_mut(user).expect("logged in").0, frame);
+}
+
+fn write(stream: &mut TcpStream, frame: &[u8]) {
+    // A client that has gone away reads no more.
+    let _ = stream.write_all(&Framing::Tcp.wrap(frame));
+}

@@ -1,0 +1,400 @@
+//! Who sent what, what was acknowledged and what arrived: the load test's check of its own work.
+//!
+//! A conversation has two sides, each on one connection. A side numbers its sends 1, 2, 3 … (its *counter*), and for
+//! each conversation the server numbers all of them (their *seq*). A side sees every seq exactly once: as the answer to
+//! its own send, or as a push. So no table of messages is needed; a side is a handful of numbers, whatever it sends.
+//!
+//! # What is checked
+//! - Every send is acked once, under a seq that rises with the counter.
+//! - Every acked send is pushed to the other side once, in the order of seqs and of counters, and under the seq of the ack.
+//! - Each side's seqs (acks and pushes together) are 1 to the conversation's head, none twice.
+
+use crate::load::report::Verdict;
+
+/// One side of one conversation: `2 · conversation`, or the number after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SideId(pub(super) u32);
+
+impl SideId {
+    /// The other side of the conversation.
+    pub(super) fn other(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+
+    /// The number of the conversation.
+    pub(super) fn conversation(self) -> usize {
+        self.0 as usize / 2
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A message by the numbers that its sender and the server gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Numbered {
+    /// Which of its sender's sends to the conversation it is, from 1.
+    pub(super) counter: u32,
+    /// Which of the conversation's messages it is, from 1.
+    pub(super) seq: u64,
+}
+
+impl Numbered {
+    /// Two sums of these are equal only if the same messages have the same numbers in both (but for chance).
+    fn digest(self) -> u64 {
+        let mixed = self.seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(self.counter);
+        mixed.wrapping_mul(0xd6e8_feb8_6659_fd93)
+    }
+}
+
+/// Positive numbers that were seen, as ranges: 1 to `upto`, and what lies above a gap.
+#[derive(Debug, Default)]
+struct Seen {
+    upto: u64,
+    /// Rising, neither overlapping nor touching.
+    above: Vec<(u64, u64)>,
+}
+
+impl Seen {
+    /// Whether the number is new.
+    fn insert(&mut self, number: u64) -> bool {
+        if number == self.upto + 1 && self.above.is_empty() {
+            self.upto = number;
+            return true;
+        }
+        if number <= self.upto {
+            return false;
+        }
+        // The first range that ends at or behind the number, or touches it from below.
+        let at = self.above.partition_point(|(_, last)| last + 1 < number);
+        match self.above.get_mut(at) {
+            Some((first, last)) if *first <= number && number <= *last => return false,
+            Some((_, last)) if *last + 1 == number => {
+                *last = number;
+                if let Some((first, end)) = self.above.get(at + 1).copied()
+                    && first == number + 1
+                {
+                    self.above[at].1 = end;
+                    self.above.remove(at + 1);
+                }
+            }
+            Some((first, _)) if *first == number + 1 => *first = number,
+            _ => self.above.insert(at, (number, number)),
+        }
+        if let Some((first, last)) = self.above.first().copied()
+            && first == self.upto + 1
+        {
+            self.upto = last;
+            self.above.remove(0);
+        }
+        true
+    }
+
+    fn highest(&self) -> u64 {
+        self.above.last().map_or(self.upto, |(_, last)| *last)
+    }
+
+    /// How many numbers up to `head` were not seen.
+    fn missing_up_to(&self, head: u64) -> u64 {
+        let above: u64 = self.above.iter().map(|(first, last)| last - first + 1).sum();
+        head - self.upto - above
+    }
+}
+
+/// The highest numbers of a stream in which both rise.
+#[derive(Debug, Default)]
+struct Rising {
+    counter: u32,
+    seq: u64,
+}
+
+impl Rising {
+    /// Whether both numbers are above all that came before.
+    fn take(&mut self, message: Numbered) -> bool {
+        let rises = message.counter > self.counter && message.seq > self.seq;
+        self.counter = self.counter.max(message.counter);
+        self.seq = self.seq.max(message.seq);
+        rises
+    }
+}
+
+/// What happened to the sends of one side, and on its connection.
+#[derive(Debug, Default)]
+struct Side {
+    sent: u32,
+    acked: u32,
+    acks: Rising,
+    acks_digest: u64,
+    /// Of the other side's sends.
+    pushed: u32,
+    pushes: Rising,
+    pushes_digest: u64,
+    /// Seqs, of acks and pushes.
+    seen: Seen,
+    found: Verdict,
+}
+
+/// The sides of many conversations. Conversations are new when it begins: their first seq is 1.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    sides: Vec<Side>,
+    sent: u64,
+    acked: u64,
+    pushed: u64,
+}
+
+impl Ledger {
+    pub(super) fn new(conversations: u32) -> Self {
+        let sides = (0..2 * conversations).map(|_| Side::default()).collect();
+        Self { sides, sent: 0, acked: 0, pushed: 0 }
+    }
+
+    /// A side sends; the counter of the message.
+    pub(super) fn send(&mut self, side: SideId) -> u32 {
+        self.sent += 1;
+        let side = &mut self.sides[side.index()];
+        side.sent += 1;
+        side.sent
+    }
+
+    /// A side's send was acknowledged. (That it was asked and not yet answered, the caller knows from the request.)
+    pub(super) fn acked(&mut self, side: SideId, message: Numbered) {
+        self.acked += 1;
+        let side = &mut self.sides[side.index()];
+        side.acked += 1;
+        side.acks_digest = side.acks_digest.wrapping_add(message.digest());
+        let rises = side.acks.take(message);
+        if !side.seen.insert(message.seq) {
+            side.found.duplicated += 1;
+        } else if !rises {
+            side.found.out_of_order += 1;
+        }
+    }
+
+    /// An answer came to nothing that waited for one.
+    pub(super) fn acked_again(&mut self, side: SideId) {
+        self.sides[side.index()].found.duplicated += 1;
+    }
+
+    /// A message of the other side was pushed to this side.
+    pub(super) fn pushed(&mut self, side: SideId, message: Numbered) {
+        let side = &mut self.sides[side.index()];
+        let rises = side.pushes.take(message);
+        if !side.seen.insert(message.seq) {
+            side.found.duplicated += 1;
+            return;
+        }
+        self.pushed += 1;
+        side.pushed += 1;
+        side.pushes_digest = side.pushes_digest.wrapping_add(message.digest());
+        if !rises {
+            side.found.out_of_order += 1;
+        }
+    }
+
+    /// The seq up to which this side has everything.
+    pub(super) fn cursor(&self, side: SideId) -> u64 {
+        self.sides[side.index()].seen.upto
+    }
+
+    /// How many sends were acknowledged.
+    pub(super) fn total_acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// How many messages were pushed, each counted once.
+    pub(super) fn total_pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Whether nothing is on its way any more.
+    pub(super) fn is_settled(&self) -> bool {
+        self.acked == self.sent && self.pushed == self.sent
+    }
+
+    /// What is wrong, if nothing more comes.
+    pub(super) fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        for pair in self.sides.chunks_exact(2) {
+            let [one, other] = pair else { continue };
+            let head = one.seen.highest().max(other.seen.highest());
+            for (sender, receiver) in [(one, other), (other, one)] {
+                verdict.add(sender.found);
+                verdict.lost += u64::from(sender.sent.saturating_sub(sender.acked));
+                verdict.lost += u64::from(sender.acked.saturating_sub(receiver.pushed));
+                verdict.gaps += sender.seen.missing_up_to(head);
+                // All there, and yet not the same: something was acked under a number that is another message's.
+                if sender.acked == receiver.pushed && sender.acks_digest != receiver.pushes_digest {
+                    verdict.lost += 1;
+                }
+            }
+        }
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: SideId = SideId(0);
+    const B: SideId = SideId(1);
+
+    /// What a side is told.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Told {
+        Ack(SideId, Numbered),
+        Push(SideId, Numbered),
+        AckAgain(SideId),
+    }
+    use Told::{Ack, AckAgain, Push};
+
+    fn numbered(counter: u32, seq: u64) -> Numbered {
+        Numbered { counter, seq }
+    }
+
+    /// A and B send by turns, three messages each; all that a server without fault tells.
+    fn faultless() -> Vec<Told> {
+        (1..=3)
+            .flat_map(|counter| {
+                let (a, b) = (
+                    numbered(counter, u64::from(counter) * 2 - 1),
+                    numbered(counter, u64::from(counter) * 2),
+                );
+                [Ack(A, a), Push(B, a), Push(A, b), Ack(B, b)]
+            })
+            .collect()
+    }
+
+    fn judge(told: &[Told]) -> Verdict {
+        let mut ledger = Ledger::new(1);
+        for _ in 0..3 {
+            ledger.send(A);
+            ledger.send(B);
+        }
+        for told in told {
+            match *told {
+                Ack(side, message) => ledger.acked(side, message),
+                Push(side, message) => ledger.pushed(side, message),
+                AckAgain(side) => ledger.acked_again(side),
+            }
+        }
+        ledger.verdict()
+    }
+
+    #[test]
+    fn a_faultless_run_is_clean() {
+        assert!(judge(&faultless()).is_clean());
+        // Acks and pushes of different messages may overtake each other.
+        let mut other = faultless();
+        other.sort_by_key(|told| matches!(told, Push(..)));
+        assert!(judge(&other).is_clean());
+    }
+
+    #[test]
+    fn each_fault_is_found_for_what_it_is() {
+        let (first, last) = (numbered(1, 1), numbered(3, 5));
+        type Fault = fn(&mut Vec<Told>);
+        let drop_where = |told: &mut Vec<Told>, what: Told| told.retain(|told| *told != what);
+        let mut without_ack = faultless();
+        drop_where(&mut without_ack, Ack(A, last));
+        let found = judge(&without_ack);
+        assert_eq!((found.lost, found.gaps, found.duplicated, found.out_of_order), (1, 1, 0, 0), "no ack");
+
+        for message in [first, last] {
+            let mut without_push = faultless();
+            drop_where(&mut without_push, Push(B, message));
+            let found = judge(&without_push);
+            assert_eq!((found.lost, found.gaps), (1, 1), "no push of {message:?}");
+            assert_eq!((found.duplicated, found.out_of_order), (0, 0));
+        }
+
+        let cases: [(&str, Fault, Verdict); 5] = [
+            (
+                "a push twice",
+                |told| told.push(Push(B, numbered(2, 3))),
+                Verdict { duplicated: 1, ..Verdict::default() },
+            ),
+            (
+                "an own message pushed as well",
+                |told| told.push(Push(A, numbered(3, 5))),
+                Verdict { duplicated: 1, ..Verdict::default() },
+            ),
+            (
+                "an answer twice",
+                |told| told.push(AckAgain(A)),
+                Verdict { duplicated: 1, ..Verdict::default() },
+            ),
+            (
+                "pushes in the wrong order",
+                |told| told.swap(1, 5),
+                Verdict { out_of_order: 1, ..Verdict::default() },
+            ),
+            (
+                "acks in the wrong order",
+                |told| told.swap(0, 4),
+                Verdict { out_of_order: 1, ..Verdict::default() },
+            ),
+        ];
+        for (what, fault, expected) in cases {
+            let mut told = faultless();
+            fault(&mut told);
+            assert_eq!(judge(&told), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_seq_that_is_left_out_is_a_gap_on_both_sides() {
+        let mut told = faultless();
+        for told in &mut told {
+            let (Ack(_, message) | Push(_, message)) = told else { continue };
+            if message.seq >= 4 {
+                message.seq += 1;
+            }
+        }
+        assert_eq!(judge(&told), Verdict { gaps: 2, ..Verdict::default() });
+    }
+
+    #[test]
+    fn a_push_under_another_number_than_its_ack_is_found() {
+        // Each side hears that its own last message is number 5 and the other's number 6: every count is right.
+        let mut told = faultless();
+        for told in &mut told {
+            match told {
+                Ack(B, message) if message.seq == 6 => message.seq = 5,
+                Push(B, message) if message.seq == 5 => message.seq = 6,
+                _ => {}
+            }
+        }
+        assert!(!judge(&told).is_clean());
+    }
+
+    #[test]
+    fn the_cursor_stops_before_a_gap() {
+        let mut ledger = Ledger::new(1);
+        for counter in [1, 2, 4] {
+            ledger.pushed(A, numbered(counter, u64::from(counter)));
+        }
+        assert_eq!(ledger.cursor(A), 2);
+        ledger.pushed(A, numbered(3, 3));
+        assert_eq!(ledger.cursor(A), 4);
+    }
+
+    proptest! {
+        #[test]
+        fn seen_is_a_set_of_numbers(numbers in proptest::collection::vec(1_u64..60, 0..120)) {
+            let (mut seen, mut set) = (Seen::default(), std::collections::BTreeSet::new());
+            for number in numbers {
+                prop_assert_eq!(seen.insert(number), set.insert(number));
+                prop_assert!(seen.above.windows(2).all(|two| two[0].1 + 1 < two[1].0));
+                prop_assert!(seen.above.first().is_none_or(|(first, _)| *first > seen.upto + 1));
+            }
+            let head = set.last().copied().unwrap_or(0);
+            prop_assert_eq!(seen.highest(), head);
+            prop_assert_eq!(seen.missing_up_to(head), head - set.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! One thread of the load generator: all its connections behind one epoll, one buffer to read into and one to write
+//! from. A message costs it one read for the answer and one for the push, one write, and no wake-up of another thread.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use convoke_protocol::codec;
+use convoke_protocol::error_code::RequestError;
+use convoke_protocol::event::{GoAway, Kicked};
+use convoke_protocol::frame::{RawFrame, Request};
+use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
+use convoke_protocol::message::Cursor;
+use convoke_protocol::request::messages::Ack;
+use convoke_protocol::request::session::{DeviceClass, Heartbeat, Hello, Login, Welcome};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use uuid::Builder;
+
+use super::connection::{Connection, Due, Flight, Stage};
+use super::ledger::{Ledger, Numbered, SideId};
+use super::plan::Part;
+use super::schedule::Schedule;
+use super::task::{Control, Findings, Job, Phase, Tokens};
+use super::wire::{self, Opening, Single, Stamp, Tail, types};
+use crate::load::LoadError;
+use crate::load::report::rate;
+
+/// Connections of one process that are being logged in at the same time.
+const LOGINS_AT_ONCE: u32 = 200;
+/// How long nothing may happen while connections are being logged in.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long nothing must come once everything is there: a second copy would come late.
+const GRACE: Duration = Duration::from_millis(200);
+/// As the protocol wants it: pushes are acknowledged when so many have come, or after a second.
+const ACK_AFTER: u64 = 64;
+/// Each second is cut into so many slices, and each connection belongs to one of them, in which it acknowledges what
+/// came and says that it lives. All in one moment would be a load that no crowd of clients makes.
+const SLICES: usize = 100;
+const SLICE_US: u64 = 1_000_000 / SLICES as u64;
+/// Bytes read at once at most, beside a frame of the longest body.
+const READ_BYTES: usize = 64 << 10;
+/// Events taken at once at most.
+const EVENTS: usize = 256;
+
+/// How far everything was at a moment.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at_us: u64,
+    acked: u64,
+    pushed: u64,
+}
+
+/// What a side is made of, beside what the ledger has of it.
+#[derive(Debug)]
+struct Side {
+    connection: u32,
+    opening: Opening,
+    /// Whether it waits to be named in the next acknowledgement.
+    moved: bool,
+}
+
+/// One thread's connections and conversations.
+pub(super) struct Worker<'a> {
+    job: &'a Job,
+    part: Part,
+    tokens: &'a dyn Tokens,
+    control: &'a Control,
+    poll: OwnedFd,
+    events: Vec<epoll::Event>,
+    connections: Vec<Connection>,
+    /// Sides of each connection that is not open yet.
+    seats: Vec<Vec<SideId>>,
+    sides: Vec<Side>,
+    conversations: Vec<ConversationId>,
+    ledger: Ledger,
+    tail: Tail,
+    buffer: Vec<u8>,
+    out: Vec<u8>,
+    random: SmallRng,
+    phase: Phase,
+    schedule: Option<Schedule>,
+    live: u32,
+    heartbeat_us: u64,
+    max_cursors: usize,
+    next_slice_us: u64,
+    slice: usize,
+    now_us: u64,
+    begun: Option<Mark>,
+    ended: Option<Mark>,
+    findings: Findings,
+}
+
+impl std::fmt::Debug for Worker<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("part", &self.part).field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        job: &'a Job,
+        part: Part,
+        tokens: &'a dyn Tokens,
+        control: &'a Control,
+    ) -> Result<Self, LoadError> {
+        let mut seats = vec![Vec::new(); part.connections as usize];
+        let mut sides = Vec::with_capacity(2 * part.conversations as usize);
+        let mut conversations = Vec::with_capacity(part.conversations as usize);
+        for (one, other) in part.pairs() {
+            let users = [job.user(part.first + one), job.user(part.first + other)];
+            for (connection, to) in [(one, &users[1]), (other, &users[0])] {
+                seats[connection as usize].push(SideId(u32::try_from(sides.len()).unwrap_or(u32::MAX)));
+                sides.push(Side { connection, opening: Opening::new(to, job.body_bytes), moved: false });
+            }
+            conversations.push(ConversationId::direct(&users[0], &users[1]));
+        }
+        Ok(Self {
+            job,
+            part,
+            tokens,
+            control,
+            poll: epoll::create(epoll::CreateFlags::CLOEXEC)
+                .map_err(|errno| LoadError::doing("making an epoll")(errno.into()))?,
+            events: Vec::with_capacity(EVENTS),
+            connections: Vec::with_capacity(part.connections as usize),
+            seats,
+            sides,
+            conversations,
+            ledger: Ledger::new(part.conversations),
+            tail: Tail::new(job.body_bytes),
+            buffer: vec![0; READ_BYTES + job.body_bytes],
+            out: Vec::new(),
+            random: SmallRng::from_os_rng(),
+            phase: Phase::Connecting,
+            schedule: None,
+            live: 0,
+            heartbeat_us: u64::MAX,
+            max_cursors: 1,
+            next_slice_us: 0,
+            slice: 0,
+            now_us: control.now_us(),
+            begun: None,
+            ended: None,
+            findings: Findings::default(),
+        })
+    }
+
+    /// Does all of it: connects, and then what the phases say. `threads` share the logins that may go on at once.
+    pub(super) fn run(mut self, threads: u32) -> Result<Findings, LoadError> {
+        self.connect_all((LOGINS_AT_ONCE / threads.max(1)).max(1))?;
+        let mut settled_at = None;
+        loop {
+            let phase = self.control.phase();
+            if phase != self.phase {
+                self.enter(phase)?;
+            }
+            match phase {
+                Phase::Aborted => return Err(LoadError::Broken("the load test was given up")),
+                Phase::Settling => {
+                    let since = self.ended.map_or(0, |mark| mark.at_us);
+                    if !self.is_settled() {
+                        settled_at = None;
+                        if self.now_us - since > micros(self.job.settle_within) {
+                            break;
+                        }
+                    } else if self.now_us - *settled_at.get_or_insert(self.now_us) > micros(GRACE) {
+                        break;
+                    }
+                }
+                Phase::Connecting | Phase::WarmingUp | Phase::Measuring => {}
+            }
+            self.turn()?;
+        }
+        self.conclude()
+    }
+
+    fn connect_all(&mut self, at_once: u32) -> Result<(), LoadError> {
+        let all = self.part.connections;
+        let mut progress = (self.live, Instant::now());
+        while self.live < all {
+            if self.control.phase() == Phase::Aborted {
+                return Err(LoadError::Broken("the load test was given up"));
+            }
+            while self.connections.len() < all.min(self.live + at_once) as usize {
+                self.connect()?;
+            }
+            self.turn()?;
+            if progress.0 != self.live {
+                progress = (self.live, Instant::now());
+            } else if progress.1.elapsed() > LOGIN_PATIENCE {
+                return Err(LoadError::Broken(
+                    "the server stopped answering while connections were logged in",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<(), LoadError> {
+        let at = self.connections.len();
+        let number = self.part.first + u32::try_from(at).unwrap_or(u32::MAX);
+        let to = self.job.addresses[number as usize % self.job.addresses.len()];
+        let (user, sides) = (self.job.user(number), std::mem::take(&mut self.seats[at]));
+        let connection =
+            Connection::open(user, to, self.job.from, sides).map_err(LoadError::doing("connecting"))?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.poll, connection.stream(), EventData::new_u64(at as u64), flags)
+            .map_err(|errno| LoadError::doing("watching a socket")(errno.into()))?;
+        self.connections.push(connection);
+        let hello = Hello {
+            protocol: convoke_protocol::PROTOCOL_VERSION,
+            app: "convoke bench".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            os: std::env::consts::OS.to_owned(),
+            features: Vec::new(),
+        };
+        self.ask(at, &hello.into());
+        self.flush(at)
+    }
+
+    fn enter(&mut self, phase: Phase) -> Result<(), LoadError> {
+        self.phase = phase;
+        self.now_us = self.control.now_us();
+        let mark =
+            Mark { at_us: self.now_us, acked: self.ledger.total_acked(), pushed: self.ledger.total_pushed() };
+        match phase {
+            Phase::WarmingUp => match self.job.rate {
+                Some(rate) => {
+                    let share =
+                        f64::from(self.part.conversations) / f64::from(self.part.conversations_in_all);
+                    let offset = f64::from(self.part.number) / f64::from(self.part.parts);
+                    self.schedule = Some(Schedule::new(self.now_us, rate * share, offset));
+                }
+                None => {
+                    for at in 0..self.connections.len() {
+                        self.send_what_may_go(at);
+                        self.flush(at)?;
+                    }
+                }
+            },
+            Phase::Measuring => self.begun = Some(mark),
+            Phase::Settling => self.ended = Some(mark),
+            Phase::Connecting | Phase::Aborted => {}
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self) -> bool {
+        self.ledger.is_settled() && self.connections.iter().all(|connection| connection.backlog.is_empty())
+    }
+
+    /// Waits until something is to be done, and does it.
+    fn turn(&mut self) -> Result<(), LoadError> {
+        self.sweep()?;
+        self.issue()?;
+        let mut until = self.next_slice_us;
+        if let Some(schedule) = self.schedule.as_ref().filter(|_| self.is_sending()) {
+            until = until.min(schedule.next_us());
+        }
+        let wait = Duration::from_micros(until.saturating_sub(self.now_us));
+        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(LoadError::doing("waiting for sockets")(errno.into())),
+        }
+        self.now_us = self.control.now_us();
+        for event in &events {
+            let (at, flags) = (usize::try_from(event.data.u64()).unwrap_or(usize::MAX), event.flags);
+            if flags.contains(EventFlags::OUT) {
+                self.connections[at].write_waiting().map_err(|error| self.wrong(at, error))?;
+            }
+            if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+                self.read(at)?;
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn read(&mut self, at: usize) -> Result<(), LoadError> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        loop {
+            let read = self.connections[at].read(&mut buffer).map_err(|error| self.wrong(at, error))?;
+            let Some(filled) = read else { break };
+            self.now_us = self.control.now_us();
+            let mut rest = &buffer[..filled];
+            while let Some(frame) = wire::next(&mut rest).map_err(|error| self.wrong(at, error))? {
+                self.take(at, frame)?;
+            }
+            self.connections[at].keep(rest);
+            // A socket that did not fill the buffer is empty, and says so when it no longer is.
+            if filled < buffer.len() {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        self.flush(at)
+    }
+
+    fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
+        match (self.connections[at].stage, frame.head.type_number) {
+            (Stage::Live, types::SENT) => self.sent(at, frame),
+            (Stage::Live, types::PUSH) => self.pushed(at, frame.body),
+            (Stage::Live, types::ERROR) => self.refused(at, frame),
+            (Stage::Live, types::LAGGED) => {
+                self.findings.lagged += 1;
+                Ok(())
+            }
+            (_, types::GO_AWAY) => {
+                let reason = codec::decode::<GoAway>(frame.body).map(|event| event.reason.to_string());
+                Err(self.wrong(at, format_args!("the server said go away: {}", reason.unwrap_or_default())))
+            }
+            (_, types::KICKED) => {
+                let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
+                Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
+            }
+            (Stage::Greeting, types::WELCOME) => self.welcomed(at, frame.body),
+            (Stage::LoggingIn, types::LOGGED_IN) => {
+                self.connections[at].go_live(self.job.in_flight);
+                self.live += 1;
+                self.control.live.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            (_, types::ERROR) => {
+                let error =
+                    codec::decode::<RequestError>(frame.body).map_err(|error| self.wrong(at, error))?;
+                Err(self.wrong(at, error))
+            }
+            // Answers to acknowledgements and heartbeats, and events that this program does not know.
+            _ => Ok(()),
+        }
+    }
+
+    fn welcomed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
+        let welcome: Welcome = codec::decode(body).map_err(|error| self.wrong(at, error))?;
+        self.heartbeat_us = u64::from(welcome.heartbeat_ms) * 1000;
+        self.max_cursors = (welcome.limits.max_ranges as usize).max(1);
+        let connection = &mut self.connections[at];
+        connection.stage = Stage::LoggingIn;
+        let login = Login {
+            token: self.tokens.token(&connection.user),
+            device: DeviceId::new("bench").expect("it is one"),
+            device_class: DeviceClass::SERVICE,
+        };
+        self.ask(at, &login.into());
+        Ok(())
+    }
+
+    fn sent(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
+        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
+            self.answered_again(at);
+            return Ok(());
+        };
+        let Flight { side, counter, intended_us, .. } = flight;
+        let head = wire::read_sent(frame.body)
+            .filter(|head| head.conversation == self.conversations[side.conversation()].as_str());
+        let Some(head) = head else {
+            return Err(self.wrong(at, "an answer that does not fit what was sent"));
+        };
+        self.ledger.acked(side, Numbered { counter, seq: head.seq });
+        if self.is_measured(intended_us) {
+            self.findings.ack.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
+        }
+        self.send_what_may_go(at);
+        Ok(())
+    }
+
+    fn answered_again(&mut self, at: usize) {
+        if let Some(side) = self.connections[at].sides.first() {
+            self.ledger.acked_again(*side);
+        }
+    }
+
+    fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
+        let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
+        if self.connections[at].arrive(frame.head.request_id).is_none() {
+            return Err(self.wrong(at, error));
+        }
+        self.findings.refused += 1;
+        self.findings.first_refusal.get_or_insert_with(|| error.to_string());
+        self.send_what_may_go(at);
+        Ok(())
+    }
+
+    fn pushed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
+        let fits = |push: &wire::Pushed<'_>| {
+            let side = push.stamp.side.other();
+            self.sides.get(side.index()).is_some_and(|side| side.connection as usize == at)
+                && self.conversations[side.conversation()].as_str() == push.conversation
+        };
+        let Some(push) = wire::read_push(body).filter(fits) else {
+            return Err(self.wrong(at, "a push of a message that is not for it"));
+        };
+        let Stamp { intended_us, side, counter } = push.stamp;
+        let side = side.other();
+        self.ledger.pushed(side, Numbered { counter, seq: push.seq });
+        if self.is_measured(intended_us) {
+            self.findings.push.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
+        }
+        let connection = &mut self.connections[at];
+        connection.pushes += 1;
+        if !std::mem::replace(&mut self.sides[side.index()].moved, true) {
+            connection.moved.push(side);
+        }
+        if connection.pushes - connection.acked_pushes >= ACK_AFTER {
+            self.acknowledge(at);
+        }
+        Ok(())
+    }
+
+    fn is_measured(&self, intended_us: u64) -> bool {
+        self.begun.is_some_and(|mark| mark.at_us <= intended_us)
+            && self.ended.is_none_or(|mark| intended_us < mark.at_us)
+    }
+
+    fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::WarmingUp | Phase::Measuring)
+    }
+
+    /// Sends until as much is in flight as may be, or nothing waits for being sent.
+    fn send_what_may_go(&mut self, at: usize) {
+        while self.connections[at].may_send() {
+            let connection = &mut self.connections[at];
+            let due = if self.job.rate.is_some() {
+                connection.backlog.pop_front()
+            } else if matches!(self.phase, Phase::WarmingUp | Phase::Measuring) {
+                Some(Due { side: connection.take_turn(), intended_us: self.now_us })
+            } else {
+                None
+            };
+            let Some(due) = due else { return };
+            let counter = self.ledger.send(due.side);
+            let request_id = connection.depart(due, counter);
+            connection.asked_us = self.now_us;
+            let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
+            let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter };
+            let single = Single { request_id, client_id, stamp };
+            wire::put_send(&mut self.out, single, &self.sides[due.side.index()].opening, &self.tail);
+        }
+    }
+
+    /// With a rate: sends what is due, or puts it where it waits for an answer to make room.
+    fn issue(&mut self) -> Result<(), LoadError> {
+        if !self.is_sending() {
+            return Ok(());
+        }
+        while let Some((number, intended_us)) = self.schedule.as_mut().and_then(|all| all.take(self.now_us)) {
+            // First one side of every conversation in turn, then the other.
+            let sides = self.sides.len() as u64;
+            let place = number % sides;
+            let side = if place < sides / 2 { 2 * place } else { 2 * (place - sides / 2) + 1 };
+            let side = SideId(u32::try_from(side).unwrap_or(u32::MAX));
+            let at = self.sides[side.index()].connection as usize;
+            self.connections[at].backlog.push_back(Due { side, intended_us });
+            self.send_what_may_go(at);
+            self.flush(at)?;
+        }
+        Ok(())
+    }
+
+    /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
+    fn sweep(&mut self) -> Result<(), LoadError> {
+        while self.next_slice_us <= self.now_us {
+            for at in (self.slice..self.connections.len()).step_by(SLICES) {
+                let connection = &self.connections[at];
+                if connection.stage != Stage::Live {
+                    continue;
+                }
+                if connection.pushes > connection.acked_pushes {
+                    self.acknowledge(at);
+                } else if self.now_us.saturating_sub(connection.asked_us) >= self.heartbeat_us / 2 {
+                    self.ask(at, &Heartbeat {}.into());
+                }
+                self.flush(at)?;
+            }
+            self.slice = (self.slice + 1) % SLICES;
+            // What was missed is not made up for: the next round comes soon enough.
+            self.next_slice_us = (self.next_slice_us + SLICE_US).max(self.now_us.saturating_sub(SLICE_US));
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, at: usize) {
+        let connection = &mut self.connections[at];
+        connection.acked_pushes = connection.pushes;
+        let named = connection.moved.len().min(self.max_cursors);
+        let cursors = connection.moved.drain(..named).map(|side| {
+            self.sides[side.index()].moved = false;
+            let seq = Seq(self.ledger.cursor(side));
+            Cursor { conversation: self.conversations[side.conversation()].clone(), seq }
+        });
+        let ack = Ack { pushes: connection.pushes, cursors: cursors.collect() };
+        self.ask(at, &ack.into());
+    }
+
+    fn ask(&mut self, at: usize, request: &Request) {
+        let connection = &mut self.connections[at];
+        connection.asked_us = self.now_us;
+        wire::put_request(&mut self.out, connection.other_request_id(), request);
+    }
+
+    /// Writes what was put out for this connection.
+    fn flush(&mut self, at: usize) -> Result<(), LoadError> {
+        if !self.out.is_empty() {
+            self.connections[at].write(&self.out).map_err(|error| self.wrong(at, error))?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {
+        LoadError::Connection { user: self.connections[at].user.clone(), problem: problem.to_string() }
+    }
+
+    fn conclude(self) -> Result<Findings, LoadError> {
+        let (Some(begun), Some(ended)) = (self.begun, self.ended) else {
+            return Err(LoadError::Broken("a report was asked for before anything was measured"));
+        };
+        let measured = Duration::from_micros(ended.at_us - begun.at_us);
+        Ok(Findings {
+            acked_per_s: rate(ended.acked - begun.acked, measured),
+            pushed_per_s: rate(ended.pushed - begun.pushed, measured),
+            acked: ended.acked - begun.acked,
+            acked_in_all: self.ledger.total_acked(),
+            verdict: self.ledger.verdict(),
+            unsent: self.connections.iter().map(|connection| connection.backlog.len() as u64).sum(),
+            ..self.findings
+        })
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
