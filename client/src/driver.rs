@@ -305,12 +305,9 @@ impl Driver {
             self.outbox.deliver(delivery);
         }
         self.resume.set_room(self.outbox.has_room());
-        if self.config.keep_cursors {
-            // A logout is the last chance to tell what was had.
-            let leaving = self.logout.is_some();
-            for (conversation, seq) in self.outbox.had(leaving, now) {
-                self.acks.had(conversation, seq, now);
-            }
+        // A logout is the last chance to tell what was had.
+        for (conversation, seq) in self.outbox.had(self.logout.is_some(), now) {
+            self.acks.had(conversation, seq, now);
         }
     }
 

@@ -442,3 +442,20 @@ async fn tls_is_spoken_and_a_stranger_is_not_trusted() {
     config.connect_deadline = Duration::ZERO;
     assert!(matches!(Client::connect(config).await, Err(ClientError::Connect(_))));
 }
+
+#[tokio::test]
+async fn an_idle_client_does_nothing() {
+    for keep_cursors in [true, false] {
+        let server = FakeServer::start().await;
+        let config = ClientConfig { keep_cursors, ..config(&[&server]) };
+        let (client, mut events) = Client::connect(config).await.expect("it connects");
+        client.send(to_bob(), Content::text("x")).await.expect("sent");
+        assert_eq!(texts(&mut events, &pair(), 1, 1).await, ["x"]);
+        let runtime = tokio::runtime::Handle::current().metrics();
+        let before = runtime.worker_total_busy_duration(0);
+        // Longer than every timer of an idle session but the heartbeat's: one that fires for ever is seen.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let busy = runtime.worker_total_busy_duration(0) - before;
+        assert!(busy < Duration::from_secs(1), "busy for {busy:?} of 3 s, keep_cursors = {keep_cursors}");
+    }
+}
