@@ -257,7 +257,7 @@ impl Client {
             send_deadline: config.send_deadline,
             request_deadline: config.request_deadline,
         };
-        let outbox = Outbox::new(events, Arc::clone(&had));
+        let outbox = Outbox::new(events, Arc::clone(&had), config.keep_cursors);
         tokio::spawn(Driver::new(config, taken, outbox, first, ended).run());
         live.await.unwrap_or_else(|_| Err(client.closed()))?;
         Ok((client, Events { channel, had, last: None }))

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use convoke_protocol::PROTOCOL_VERSION;
-use convoke_protocol::codec::CodecError;
+use convoke_protocol::codec::{self, CodecError};
 use convoke_protocol::error_code::RequestError;
 use convoke_protocol::event::{GoAway, Kicked};
-use convoke_protocol::frame::{Answer, Codec, Event, Incoming, Request};
+use convoke_protocol::frame::{Answer, Codec, ERROR_TYPE, Event, FrameHead, Incoming, Request};
 use convoke_protocol::request::session::{Hello, LoggedIn, Login, Welcome};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -30,6 +30,9 @@ pub const DEFAULT_MAX_FRAME: usize = 8 << 20;
 
 /// Events that may arrive before the answer to the login.
 const MAX_EARLY_EVENTS: usize = 1024;
+
+/// An error that answers no request: why the server closes the connection.
+const LAST_WORDS: FrameHead = FrameHead { request_id: 0, type_number: ERROR_TYPE };
 
 /// What one read asks for: a buffer grows by so much at a time, whatever length a frame claims.
 const READ_CHUNK: usize = 16 << 10;
@@ -54,7 +57,7 @@ pub enum ConnectionError {
     /// The bytes are not frames.
     #[error("not a frame: {0}")]
     Malformed(CodecError),
-    /// `Hello` or `Login` was refused.
+    /// `Hello`, `Login` or the connection as such was refused.
     #[error("{0}")]
     Refused(RequestError),
     /// The server asks to come back later, or elsewhere.
@@ -167,6 +170,11 @@ impl FrameReader {
         }
         let Some(frame) = self.buffer.get(4..4 + bytes) else { return Ok(None) };
         let incoming = Incoming::decode(Codec::Bincode, frame).map_err(ConnectionError::Malformed)?;
+        if incoming == Incoming::Unknown(LAST_WORDS) {
+            let raw = codec::split_frame(frame).map_err(ConnectionError::Malformed)?;
+            let error = codec::decode_body(Codec::Bincode, raw.body).map_err(ConnectionError::Malformed)?;
+            return Err(ConnectionError::Refused(error));
+        }
         self.buffer.advance(4 + bytes);
         Ok(Some(incoming))
     }

@@ -4,29 +4,29 @@
 //! The task ends when the server kicks the session, after a logout, when a login is refused for good, or when neither a
 //! [`crate::Client`] nor the [`crate::Events`] are left. Whoever still waits is told so.
 
+mod establish;
 mod outbox;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use convoke_protocol::error_code::ErrorCode;
+use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::event::GoAway;
 use convoke_protocol::frame::{Answer, Event, Incoming, Request};
 use convoke_protocol::id::{ConversationId, Seq, UserId};
 use convoke_protocol::message::{Message, MessageKind};
 use convoke_protocol::request::messages::{PullRange, Send, Sent};
-use convoke_protocol::request::session::{Heartbeat, Limits, Login, Logout};
+use convoke_protocol::request::session::{Heartbeat, Limits, Logout};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
-use uuid::Uuid;
 
 use crate::acks::Acks;
-use crate::addresses::{Addresses, jittered};
+use crate::addresses::Addresses;
 use crate::client::{ClientEvent, DisconnectReason};
 use crate::config::ClientConfig;
-use crate::connection::{Connection, ConnectionError, FrameReader, FrameWriter, Opening};
-use crate::error::ClientError;
+use crate::connection::{Connection, ConnectionError, FrameReader, FrameWriter};
+use crate::error::{ClientError, is_passing};
 use crate::outstanding::{Answered, Command, Outstanding};
 use crate::pulse::Pulse;
 use crate::resume::{Ask, Resume};
@@ -41,9 +41,6 @@ const MAX_QUEUED_BYTES: usize = 1 << 20;
 
 /// How long answers are awaited after a `GoAway`.
 const LEAVING: Duration = Duration::from_secs(5);
-
-/// The longest wait that a `GoAway` may ask for.
-const MAX_AWAY: Duration = Duration::from_secs(300);
 
 /// How long a timer without a purpose sleeps.
 const FAR: Duration = Duration::from_secs(3600);
@@ -185,76 +182,6 @@ impl Driver {
         self.outbox.drain().await;
     }
 
-    /// Connects to one address after the other until a session is live.
-    async fn establish(&mut self) -> Result<(String, Connection), End> {
-        let begun = Instant::now();
-        let mut failures = 0;
-        loop {
-            let random = Uuid::new_v4().as_u64_pair().0;
-            let wait = match self.away.take() {
-                Some(away) => jittered(away, away / 2, random),
-                None if failures == 0 && self.first.is_some() => Duration::ZERO,
-                None => self.config.backoff.wait(failures, random),
-            };
-            if !wait.is_zero() {
-                self.meanwhile(tokio::time::sleep(wait)).await?;
-            }
-            let address = self.addresses.next();
-            let opened = self.meanwhile(open(Arc::clone(&self.config), address.clone())).await?;
-            failures += 1;
-            let error = match opened {
-                Ok(connection) => return Ok((address, connection)),
-                Err(error) => error,
-            };
-            debug!(address, %error, "no session");
-            if let ClientError::Connect(ConnectionError::Kicked(kicked)) = &error
-                && self.first.is_none()
-            {
-                return Err(End::Kicked { reason: kicked.reason, message: kicked.message.clone() });
-            }
-            let overdue = self.first.is_some() && begun.elapsed() >= self.config.connect_deadline;
-            if overdue || self.is_final(&error) {
-                return Err(End::Failed(error));
-            }
-            match &error {
-                ClientError::Connect(ConnectionError::GoAway(go_away)) => self.sent_away(go_away),
-                ClientError::Connect(ConnectionError::Refused(refused)) => {
-                    self.away =
-                        refused.retry_after_ms.map(|ms| Duration::from_millis(ms.into()).min(MAX_AWAY));
-                }
-                _ => {}
-            }
-            self.outbox.put(ClientEvent::ConnectFailed { address, error });
-        }
-    }
-
-    /// Whether trying to log in again cannot help.
-    fn is_final(&self, error: &ClientError) -> bool {
-        let ClientError::Connect(error) = error else { return false };
-        match error {
-            ConnectionError::Kicked(_) => true,
-            ConnectionError::Refused(refused) if refused.retry_after_ms.is_none() => match refused.code {
-                ErrorCode::TOKEN_EXPIRED => self.config.token.is_fixed(),
-                // On coming back it is probably our own former session that the server has not yet buried.
-                ErrorCode::DEVICE_IN_USE | ErrorCode::TOO_MANY_SESSIONS => self.first.is_some(),
-                ErrorCode::BUSY
-                | ErrorCode::UNAVAILABLE
-                | ErrorCode::RATE_LIMITED
-                | ErrorCode::INTERNAL
-                | ErrorCode::LOGIN_OVERDUE
-                | ErrorCode::TOO_MANY_CONNECTIONS
-                | ErrorCode::TOO_MANY_FROM_ADDRESS => false,
-                _ => true,
-            },
-            _ => false,
-        }
-    }
-
-    fn sent_away(&mut self, go_away: &GoAway) {
-        self.addresses.prefer(&go_away.nodes);
-        self.away = Some(Duration::from_millis(go_away.retry_after_ms.into()).min(MAX_AWAY));
-    }
-
     /// Awaits something while there is no connection: orders are taken, deadlines kept, events handed over.
     async fn meanwhile<F: Future>(&mut self, what: F) -> Result<F::Output, End> {
         tokio::pin!(what);
@@ -305,12 +232,9 @@ impl Driver {
             self.outbox.deliver(delivery);
         }
         self.resume.set_room(self.outbox.has_room());
-        if self.config.keep_cursors {
-            // A logout is the last chance to tell what was had.
-            let leaving = self.logout.is_some();
-            for (conversation, seq) in self.outbox.had(leaving, now) {
-                self.acks.had(conversation, seq, now);
-            }
+        // A logout is the last chance to tell what was had.
+        for (conversation, seq) in self.outbox.had(self.logout.is_some(), now) {
+            self.acks.had(conversation, seq, now);
         }
     }
 
@@ -435,6 +359,10 @@ impl Driver {
         while self.may_write(live)
             && let Some((order, request)) = self.outstanding.next(now)
         {
+            if let Some(error) = too_large(&request, &live.limits) {
+                self.outstanding.refuse(order, error);
+                continue;
+            }
             let id = live.writer.put(&request);
             live.pulse.sent(now);
             self.outstanding.written(order, id, now);
@@ -494,7 +422,11 @@ impl Driver {
             (Own::Pull(ranges), Answer::Pulled(pulled)) => self.resume.pulled(&ranges, pulled, now),
             (Own::Pull(ranges), ref answer) => self.resume.pull_failed(&ranges, error_of(answer), now),
             (Own::Ack, Answer::Acked(_)) => self.acks.answered(),
-            (Own::Ack, _) => self.acks.failed(now),
+            (Own::Ack, ref answer) => match error_of(answer) {
+                // Repeating it would not help: a conversation is not ours any more, perhaps.
+                Some(error) if !is_passing(error.code, error.retry_after_ms) => self.acks.answered(),
+                _ => self.acks.failed(now),
+            },
             (Own::Heartbeat, _) => {}
             (Own::Logout(reply), _) => return Err(End::LoggedOut(Some(reply))),
         }
@@ -547,27 +479,21 @@ impl Live {
     }
 }
 
-fn error_of(answer: &Answer) -> Option<&convoke_protocol::error_code::RequestError> {
+fn error_of(answer: &Answer) -> Option<&RequestError> {
     match answer {
         Answer::Error(error) => Some(error),
         _ => None,
     }
 }
 
-/// One attempt: a token, a connection, a login.
-async fn open(config: Arc<ClientConfig>, address: String) -> Result<Connection, ClientError> {
-    let token = tokio::time::timeout(config.dial_timeout, config.token.make())
-        .await
-        .unwrap_or_else(|_| Err("the token source takes too long".into()))
-        .map_err(ClientError::Token)?;
-    let login = Login { token, device: config.device.clone(), device_class: config.device_class };
-    let opening = Opening {
-        address,
-        tls: config.tls.clone(),
-        app: (config.app.clone(), config.version.clone()),
-        login,
-        timeout: config.dial_timeout,
-        max_frame: config.max_frame_bytes,
-    };
-    Connection::open(opening).await.map_err(ClientError::Connect)
+/// A frame above the server's bound would cost the connection, and with it every other request: it is not written.
+fn too_large(request: &Request, limits: &Limits) -> Option<RequestError> {
+    let Request::Send(send) = request else { return None };
+    let (bytes, max) = (send.content.body.len(), limits.max_body_bytes as usize);
+    (bytes > max).then(|| {
+        RequestError::not_done(
+            ErrorCode::BODY_TOO_LARGE,
+            format!("the body has {bytes} bytes, more than {max}"),
+        )
+    })
 }

@@ -118,6 +118,13 @@ impl Outstanding {
         }
     }
 
+    /// The request that [`Outstanding::next`] gave cannot be written.
+    pub(crate) fn refuse(&mut self, order: u64, error: RequestError) {
+        if let Some(done) = self.finish(order, Err(ClientError::Refused(error))) {
+            let _ = done.reply.send(done.result);
+        }
+    }
+
     /// An answer came. Nothing is returned for one that nobody awaits, or that is tried again.
     pub(crate) fn answered(&mut self, request_id: u64, answer: Answer, now: Instant) -> Option<Answered> {
         let (order, _) = self.in_flight.remove(&request_id)?;

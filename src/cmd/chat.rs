@@ -1,20 +1,18 @@
 //! `convoke chat`: a chat in the terminal, and the same for scripts when standard input is no terminal.
 
 mod input;
+mod outgoing;
 mod piped;
 mod terminal;
 mod text;
 
-use std::collections::VecDeque;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use convoke_client::{
-    Client, ClientConfig, ClientError, ClientEvent, Events, Sending, SentReceipt, Start, Tls, TokenSource,
-};
+use convoke_client::{Client, ClientConfig, ClientEvent, Events, Start, Tls, TokenSource};
 use convoke_protocol::id::{ConversationId, DeviceId, GroupId, Seq, UserId};
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::messages::Target;
@@ -173,16 +171,5 @@ fn start(args: &Args, target: Option<&Target>, interactive: bool) -> Start {
 impl Chat {
     fn conversation(&self) -> Option<ConversationId> {
         self.target.as_ref().map(|target| target.conversation(&self.user))
-    }
-}
-
-/// The oldest send's receipt.
-///
-/// # Cancel-safety
-/// The receipt is not lost when the future is dropped.
-async fn first_receipt(sends: &mut VecDeque<Sending>) -> Result<SentReceipt, ClientError> {
-    match sends.front_mut() {
-        Some(send) => send.await,
-        None => std::future::pending().await,
     }
 }

@@ -55,13 +55,15 @@ pub(crate) struct Outbox {
     bytes: usize,
     channel: mpsc::Sender<ClientEvent>,
     had: Arc<Had>,
+    /// Whether anybody asks what the application has done with.
+    keeps: bool,
     handed_over: u64,
     check_at: Option<Instant>,
 }
 
 impl Outbox {
-    pub(crate) fn new(channel: mpsc::Sender<ClientEvent>, had: Arc<Had>) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, channel, had, handed_over: 0, check_at: None }
+    pub(crate) fn new(channel: mpsc::Sender<ClientEvent>, had: Arc<Had>, keeps: bool) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, channel, had, keeps, handed_over: 0, check_at: None }
     }
 
     /// Whether the application still listens.
@@ -118,7 +120,7 @@ impl Outbox {
         let mut permit = Some(permit);
         while let Some(event) = self.events.pop_front() {
             self.bytes -= size(&event);
-            if matches!(event, ClientEvent::Message { .. } | ClientEvent::Skipped { .. }) {
+            if self.keeps && matches!(event, ClientEvent::Message { .. } | ClientEvent::Skipped { .. }) {
                 self.handed_over += 1;
                 self.check_at.get_or_insert_with(|| Instant::now() + DELAY);
             }
@@ -147,7 +149,7 @@ impl Outbox {
 
     /// What the application has done with since it was last asked, if it is time to ask, or `at_once`.
     pub(crate) fn had(&mut self, at_once: bool, now: Instant) -> BTreeMap<ConversationId, Seq> {
-        if !at_once && self.check_at.is_none_or(|at| at > now) {
+        if !self.keeps || !at_once && self.check_at.is_none_or(|at| at > now) {
             return BTreeMap::new();
         }
         let (count, cursors) = self.had.take();

@@ -60,6 +60,10 @@ pub(crate) struct State {
     pub(crate) logins: usize,
     pub(crate) pushes: VecDeque<Fate>,
     pub(crate) sends: VecDeque<SendFate>,
+    /// Why the next connections are closed at once.
+    pub(crate) turn_away: VecDeque<RequestError>,
+    /// Errors for the next acks that carry cursors.
+    pub(crate) refuse_acks: VecDeque<RequestError>,
     /// Errors for the next logins.
     pub(crate) refuse_logins: VecDeque<RequestError>,
     /// Nothing is answered or pushed any more, until the next login.
@@ -339,6 +343,11 @@ impl State {
                 Pulled { pages: pages.collect() }.into()
             }
             Request::Ack(ack) => {
+                if !ack.cursors.is_empty()
+                    && let Some(error) = self.refuse_acks.pop_front()
+                {
+                    return Some(error.into());
+                }
                 assert!(ack.cursors.len() <= RANGES as usize, "more cursors than allowed");
                 self.device_cursors
                     .extend(ack.cursors.into_iter().map(|cursor| (cursor.conversation, cursor.seq)));
@@ -371,6 +380,13 @@ fn own_session() -> SessionInfo {
 async fn serve(stream: impl AsyncRead + AsyncWrite, state: &Mutex<State>, changed: &Notify) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (out, mut outgoing) = mpsc::channel(100_000);
+    let turned_away = state.lock().expect("no test panicked in it").turn_away.pop_front();
+    if let Some(error) = turned_away {
+        let last_words = Answer::from(error).encode(Codec::Bincode, 0);
+        writer.write_all(&Framing::Tcp.wrap(&last_words)).await.ok();
+        writer.shutdown().await.ok();
+        return;
+    }
     let write = async {
         while let Some(Out::Frame(frame)) = outgoing.recv().await {
             if writer.write_all(&Framing::Tcp.wrap(&frame)).await.is_err() || writer.flush().await.is_err() {

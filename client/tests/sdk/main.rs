@@ -352,6 +352,53 @@ async fn a_refused_login_is_told_and_tokens_are_made_anew() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_turned_away_says_why_and_is_tried_again() {
+    let server = FakeServer::start().await;
+    let full = RequestError::not_done(ErrorCode::TOO_MANY_CONNECTIONS, "full").retry_after(20);
+    server.state().turn_away.push_back(full.clone());
+    let (_client, mut events) = connect(&server).await;
+    let refused = ClientError::Connect(convoke_client::ConnectionError::Refused(full));
+    assert!(matches!(next(&mut events).await, ClientEvent::ConnectFailed { error, .. } if error == refused));
+    assert!(matches!(next(&mut events).await, ClientEvent::Connected { .. }));
+}
+
+#[tokio::test]
+async fn a_body_above_the_bound_costs_nobody_the_connection() {
+    let server = FakeServer::start().await;
+    let (client, _events) = connect(&server).await;
+    let error = client.send(to_bob(), Content::text("x".repeat(2 << 20))).await.expect_err("too large");
+    assert!(matches!(&error, ClientError::Refused(error) if error.code == ErrorCode::BODY_TOO_LARGE));
+    client.send(to_bob(), Content::text("x".repeat(256 << 10))).await.expect("sent");
+    assert_eq!(server.state().logins, 1);
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_refused_for_good_is_not_told_for_ever() {
+    let server = FakeServer::start().await;
+    let (_client, mut events) = connect(&server).await;
+    let refusals = [
+        RequestError::not_done(ErrorCode::UNAVAILABLE, "later").retry_after(1),
+        RequestError::not_done(ErrorCode::NOT_FOUND, "not yours"),
+    ];
+    server.state().refuse_acks.extend(refusals);
+    server.say(&group(1), "1");
+    assert_eq!(texts(&mut events, &group(1), 1, 1).await, ["1"]);
+    events.done();
+    let told = |id: ConversationId, times: usize| {
+        move |state: &fake_server::State| {
+            let has = |ack: &&Request| matches!(ack, Request::Ack(ack) if ack.cursors.iter().any(|c| c.conversation == id));
+            (state.requests.iter().filter(has).count() >= times).then_some(())
+        }
+    };
+    server.until("the cursor, twice", told(group(1), 2)).await;
+    server.say(&group(2), "1");
+    assert_eq!(texts(&mut events, &group(2), 1, 1).await, ["1"]);
+    events.done();
+    server.until("another cursor", told(group(2), 1)).await;
+    assert!(told(group(1), 3)(&server.state()).is_none(), "it was given up");
+}
+
+#[tokio::test]
 async fn what_is_given_up_says_whether_it_may_have_happened() {
     let server = FakeServer::start().await;
     let mut config = config(&[&server]);
@@ -441,4 +488,21 @@ async fn tls_is_spoken_and_a_stranger_is_not_trusted() {
     config.tls = Some(Tls::from_ca_pem(other.cert.pem().as_bytes()).expect("a PEM").server_name("localhost"));
     config.connect_deadline = Duration::ZERO;
     assert!(matches!(Client::connect(config).await, Err(ClientError::Connect(_))));
+}
+
+#[tokio::test]
+async fn an_idle_client_does_nothing() {
+    for keep_cursors in [true, false] {
+        let server = FakeServer::start().await;
+        let config = ClientConfig { keep_cursors, ..config(&[&server]) };
+        let (client, mut events) = Client::connect(config).await.expect("it connects");
+        client.send(to_bob(), Content::text("x")).await.expect("sent");
+        assert_eq!(texts(&mut events, &pair(), 1, 1).await, ["x"]);
+        let runtime = tokio::runtime::Handle::current().metrics();
+        let before = runtime.worker_total_busy_duration(0);
+        // Longer than every timer of an idle session but the heartbeat's: one that fires for ever is seen.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let busy = runtime.worker_total_busy_duration(0) - before;
+        assert!(busy < Duration::from_secs(1), "busy for {busy:?} of 3 s, keep_cursors = {keep_cursors}");
+    }
 }

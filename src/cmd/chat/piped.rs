@@ -1,20 +1,20 @@
 //! For scripts: lines in, lines out, nothing lost and nothing twice.
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead as _, Read as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use convoke_client::{ClientError, ClientEvent, Draft, Sending, SentReceipt};
+use convoke_client::{ClientError, ClientEvent, Draft, SentReceipt};
 use convoke_protocol::id::{ConversationId, Seq};
 use convoke_protocol::message::Content;
 use tokio::sync::mpsc;
 
-use super::{Chat, first_receipt, text};
+use super::outgoing::Outgoing;
+use super::{Chat, text};
 
-/// Sends that wait for their receipts before another line is read.
-const MAX_ON_THEIR_WAY: usize = 64;
+/// Lines that wait for their receipts before another one is read.
+const MAX_WAITING: usize = 64;
 
 /// The longest line that is read, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -35,7 +35,7 @@ pub(super) async fn run(chat: Chat) -> anyhow::Result<ExitCode> {
 
 /// Reads standard input on a thread of its own: it cannot be awaited.
 fn read_lines() -> mpsc::Receiver<Line> {
-    let (lines, receiver) = mpsc::channel(MAX_ON_THEIR_WAY);
+    let (lines, receiver) = mpsc::channel(MAX_WAITING);
     std::thread::spawn(move || {
         let mut input = io::stdin().lock();
         while let Some(line) = read_line(&mut input).transpose() {
@@ -73,7 +73,7 @@ struct Piped<W> {
     chat: Chat,
     out: W,
     only: Option<ConversationId>,
-    on_their_way: VecDeque<Sending>,
+    outgoing: Outgoing,
     /// The highest own message that has its receipt, and the highest that was printed.
     acked: Seq,
     printed: Seq,
@@ -87,7 +87,7 @@ impl<W: Write> Piped<W> {
             only: chat.conversation(),
             chat,
             out,
-            on_their_way: VecDeque::new(),
+            outgoing: Outgoing::default(),
             acked: Seq::ZERO,
             printed: Seq::ZERO,
             caught_up: false,
@@ -98,7 +98,7 @@ impl<W: Write> Piped<W> {
     async fn run(&mut self, mut lines: mpsc::Receiver<Line>) -> anyhow::Result<ExitCode> {
         let mut ended = false;
         loop {
-            let settled = self.on_their_way.is_empty();
+            let settled = self.outgoing.is_empty();
             if ended && settled && self.caught_up && self.printed >= self.acked {
                 break;
             }
@@ -111,11 +111,8 @@ impl<W: Write> Piped<W> {
                     }
                     None => bail!("the session is over"),
                 },
-                receipt = first_receipt(&mut self.on_their_way), if !settled => {
-                    self.on_their_way.pop_front();
-                    self.receipt(receipt);
-                }
-                line = lines.recv(), if !ended && self.on_their_way.len() < MAX_ON_THEIR_WAY => match line {
+                receipt = self.outgoing.receipt(&self.chat.client), if !settled => self.receipt(receipt),
+                line = lines.recv(), if !ended && self.outgoing.len() < MAX_WAITING => match line {
                     Some(line) => self.say(line.context("standard input")?)?,
                     None => ended = true,
                 },
@@ -130,8 +127,7 @@ impl<W: Write> Piped<W> {
 
     fn say(&mut self, line: String) -> anyhow::Result<()> {
         let Some(target) = &self.chat.target else { bail!("say whom it is for: --to USER or --group ID") };
-        let draft = Draft::new(target.clone(), Content::text(line));
-        self.on_their_way.push_back(self.chat.client.send_nowait(draft)?);
+        self.outgoing.say(Draft::new(target.clone(), Content::text(line)));
         Ok(())
     }
 

@@ -3,13 +3,13 @@
 //! Three threads: one waits for the keyboard, one writes above the line that is being typed, and the chat's own future
 //! joins them with the session. A message appears once it is durable; until then only the typed line is gone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use convoke_client::{ClientError, ClientEvent, Draft, Sending, SentReceipt};
+use convoke_client::{ClientError, ClientEvent, Draft, SentReceipt};
 use convoke_protocol::id::{ConversationId, Seq, Timestamp};
 use convoke_protocol::message::{Content, Message};
 use convoke_protocol::request::messages::{Direction, History, HistoryFrom, Target};
@@ -17,9 +17,10 @@ use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 use tokio::sync::mpsc;
 
+use super::Chat;
 use super::input::{HELP, Input};
+use super::outgoing::Outgoing;
 use super::text::{self, Style};
-use super::{Chat, first_receipt};
 
 /// Messages shown when a conversation is opened.
 const OPENING: u32 = 30;
@@ -27,8 +28,8 @@ const OPENING: u32 = 30;
 /// Lines on their way to the screen.
 const SCREEN_QUEUE: usize = 1024;
 
-/// Sends that wait for their receipts; more are refused until some are there.
-const MAX_ON_THEIR_WAY: usize = 64;
+/// Lines that wait for their receipts; more are refused until some are there.
+const MAX_WAITING: usize = 64;
 
 /// How long leaving waits for receipts.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -123,7 +124,7 @@ pub(super) async fn run(chat: Chat) -> anyhow::Result<ExitCode> {
     let mut talk = Talk {
         style,
         screen,
-        on_their_way: VecDeque::new(),
+        outgoing: Outgoing::default(),
         shown: HashMap::new(),
         day: String::new(),
         down: false,
@@ -146,7 +147,7 @@ struct Talk {
     chat: Chat,
     style: Style,
     screen: Screen,
-    on_their_way: VecDeque<Sending>,
+    outgoing: Outgoing,
     shown: HashMap<ConversationId, Shown>,
     day: String,
     down: bool,
@@ -176,7 +177,7 @@ impl Talk {
             return self.over(keyboard).await;
         }
         loop {
-            let waiting = !self.on_their_way.is_empty();
+            let waiting = !self.outgoing.is_empty();
             tokio::select! {
                 typed = keyboard.typed.recv() => {
                     let quit = match typed {
@@ -198,10 +199,7 @@ impl Talk {
                     }
                     None => return self.over(keyboard).await,
                 },
-                receipt = first_receipt(&mut self.on_their_way), if waiting => {
-                    self.on_their_way.pop_front();
-                    self.receipt(receipt);
-                }
+                receipt = self.outgoing.receipt(&self.chat.client), if waiting => self.receipt(receipt),
             }
         }
     }
@@ -240,9 +238,8 @@ impl Talk {
 
     async fn leave(&mut self) {
         let receipts = async {
-            while !self.on_their_way.is_empty() {
-                let receipt = first_receipt(&mut self.on_their_way).await;
-                self.on_their_way.pop_front();
+            while !self.outgoing.is_empty() {
+                let receipt = self.outgoing.receipt(&self.chat.client).await;
                 self.receipt(receipt);
             }
         };
@@ -272,13 +269,10 @@ impl Talk {
         let Some(target) = self.chat.target.clone() else {
             return self.failure("/to USER first: whom is it for?");
         };
-        if self.on_their_way.len() >= MAX_ON_THEIR_WAY {
+        if self.outgoing.len() >= MAX_WAITING {
             return self.failure("too much is on its way; wait a moment and say it again");
         }
-        match self.chat.client.send_nowait(Draft::new(target, Content::text(words))) {
-            Ok(sending) => self.on_their_way.push_back(sending),
-            Err(error) => self.failure(&format!("not sent: {error}")),
-        }
+        self.outgoing.say(Draft::new(target, Content::text(words)));
         if self.down {
             self.notice("it will be sent once the server is back");
         }
