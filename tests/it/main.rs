@@ -8,6 +8,7 @@
 #[macro_use]
 mod harness;
 
+mod chat;
 mod durability;
 mod retry;
 mod start;

@@ -4,13 +4,15 @@ use std::collections::{HashMap, VecDeque};
 
 use convoke_protocol::PROTOCOL_VERSION;
 use convoke_protocol::error_code::ErrorCode;
-use convoke_protocol::event::Push;
+use convoke_protocol::event::{Lagged, Push};
 use convoke_protocol::frame::{Answer, Codec, Event, Incoming, Request};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
 use convoke_protocol::message::{Content, Message, Priority};
 use convoke_protocol::request::Retry;
-use convoke_protocol::request::messages::{Pull, PullRange, Send, Sent, Target};
+use convoke_protocol::request::messages::{
+    Ack, Direction, History, HistoryFrom, HistoryPage, Pull, PullRange, Send, Sent, Target,
+};
 use convoke_protocol::request::session::{DeviceClass, Hello, LoggedIn, Login, Welcome};
 
 use super::in_time;
@@ -227,6 +229,25 @@ impl TestClient {
         }
     }
 
+    /// Skips pushes up to the next `Lagged`.
+    pub(crate) async fn lagged(&mut self) -> Lagged {
+        loop {
+            if let Event::Lagged(lagged) = self.event().await {
+                return lagged;
+            }
+        }
+    }
+
+    /// Events that came while something else was waited for.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        self.events.drain(..).collect()
+    }
+
+    /// Says that all pushes arrived.
+    pub(crate) async fn acknowledge(&mut self) {
+        ask!(self, Ack { pushes: self.pushes, cursors: Vec::new() }, Acked);
+    }
+
     /// Reads to the end of the connection.
     pub(crate) async fn end(&mut self) -> End {
         in_time("the connection ends", async { while self.receive().await.is_some() {} }).await;
@@ -253,6 +274,17 @@ impl TestClient {
         let seqs: Vec<_> = messages.iter().map(|message| message.seq.0).collect();
         assert_eq!(seqs, (1..=messages.len() as u64).collect::<Vec<_>>(), "a gap or a repeat");
         messages
+    }
+
+    /// A page of history.
+    pub(crate) async fn history(
+        &mut self,
+        conversation: &ConversationId,
+        from: HistoryFrom,
+        direction: Direction,
+        limit: u32,
+    ) -> HistoryPage {
+        ask!(self, History { conversation: conversation.clone(), from, direction, limit }, HistoryPage)
     }
 }
 
