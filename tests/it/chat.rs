@@ -112,17 +112,18 @@ async fn at_the_end_of_input_it_waits_for_the_acks() {
         messages.iter().map(|message| message.content.as_text().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(texts(&node).await, lines);
-    // Also when there is nobody to ack them at first, and the last line has no end.
-    let mut bob = arguments(&node, "bob", "alice");
+    // Also when nobody is there to ack them at first, and the last line has no end.
+    let mut bob = chat(&node, "bob", "alice");
+    eventually("the history is printed", async || {
+        (bob.printed().lines().count() == lines.len()).then_some(())
+    })
+    .await;
     node.kill().await;
-    let away = Talking::start(bob.drain(..));
-    let ended = async {
-        let mut away = away;
-        away.write("from far");
-        away.finish().await
-    };
-    let (ended, ()) = tokio::join!(ended, node.start_again());
-    ended.good();
+    bob.write("from far");
+    let (ended, ()) = tokio::join!(bob.finish(), node.start_again());
+    let printed = ended.good();
+    assert_eq!(printed.lines().count(), lines.len() + 1);
+    assert_eq!(printed.lines().last().unwrap(), line(lines.len() + 1, "bob", "from far").trim_end());
     assert_eq!(texts(&node).await.last().unwrap(), "from far");
 }
 
@@ -137,4 +138,21 @@ async fn who_is_not_let_in_is_told_why() {
     let said = finished(["chat", "--user", "alice", "--data", "/nowhere", "--tcp", &tcp, "--to", "bob"]);
     let said = said.await.failed();
     assert!(said.contains("/nowhere"), "{said}");
+}
+
+#[tokio::test]
+async fn where_nobody_is_it_waits_a_while_and_says_so() {
+    let mut node = TestNode::start().await;
+    node.keep_addresses();
+    let arguments = arguments(&node, "alice", "bob");
+    let tcp = node.addresses().tcp.to_string();
+    node.stop().await;
+    let said = finished(&arguments).await.failed();
+    assert!(said.contains(&format!("no session at {tcp}")), "{said}");
+    // A node that comes within the while is as good as one that was there.
+    let mut early = Talking::start(&arguments);
+    early.write("is anybody there?\n");
+    node.start_again().await;
+    all_print(&[&early], &[line(1, "alice", "is anybody there?")]).await;
+    early.finish().await.good();
 }

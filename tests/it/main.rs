@@ -8,8 +8,13 @@
 #[macro_use]
 mod harness;
 
+mod admin;
+mod catchup;
 mod chat;
 mod durability;
 mod retry;
+mod sessions;
 mod start;
 mod talk;
+mod tls;
+mod tokens;

@@ -57,6 +57,12 @@ impl Setup {
         self
     }
 
+    /// Where operators are to connect.
+    pub(crate) fn admin(mut self, admin: &str) -> Self {
+        admin.clone_into(&mut self.listen[2]);
+        self
+    }
+
     /// Starts it in a temporary directory.
     pub(crate) async fn start(self) -> TestNode {
         let home = tempfile::tempdir().unwrap();
