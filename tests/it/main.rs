@@ -12,6 +12,7 @@ mod admin;
 mod catchup;
 mod chat;
 mod durability;
+mod hostile;
 mod retry;
 mod sessions;
 mod start;

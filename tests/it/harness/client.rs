@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use convoke_protocol::PROTOCOL_VERSION;
 use convoke_protocol::error_code::ErrorCode;
-use convoke_protocol::event::{Lagged, Push};
+use convoke_protocol::event::Push;
 use convoke_protocol::frame::{Answer, Codec, Event, Incoming, Request};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
@@ -107,6 +107,11 @@ impl TestClient {
     /// Hello and login on a new connection.
     pub(crate) async fn log_in(&mut self, token: String, device: &str) -> LoggedIn {
         self.greet().await;
+        self.log_in_greeted(token, device).await
+    }
+
+    /// Login on a connection that was greeted.
+    pub(crate) async fn log_in_greeted(&mut self, token: String, device: &str) -> LoggedIn {
         ask!(self, login(token, device, DeviceClass::DESKTOP), LoggedIn)
     }
 
@@ -229,15 +234,6 @@ impl TestClient {
         }
     }
 
-    /// Skips pushes up to the next `Lagged`.
-    pub(crate) async fn lagged(&mut self) -> Lagged {
-        loop {
-            if let Event::Lagged(lagged) = self.event().await {
-                return lagged;
-            }
-        }
-    }
-
     /// Events that came while something else was waited for.
     pub(crate) fn take_events(&mut self) -> Vec<Event> {
         self.events.drain(..).collect()
@@ -291,4 +287,18 @@ impl TestClient {
 /// A login with this token.
 pub(crate) fn login(token: String, device: &str, device_class: DeviceClass) -> Login {
     Login { token, device: DeviceId::new(device).unwrap(), device_class }
+}
+
+/// A frame with the head of a request and a body of its own.
+pub(crate) fn frame(codec: Codec, id: u64, type_number: u16, name: &str, body: &[u8]) -> Vec<u8> {
+    match codec {
+        Codec::Bincode => {
+            let number = |value: u64| convoke_protocol::codec::encode(&value);
+            [&number(id)[..], &number(type_number.into()), &number(body.len() as u64), body].concat()
+        }
+        Codec::Json => {
+            let body = std::str::from_utf8(body).unwrap();
+            format!(r#"{{"id":{id},"type":"{name}","body":{body}}}"#).into_bytes()
+        }
+    }
 }

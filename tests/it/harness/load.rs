@@ -116,16 +116,6 @@ impl Load {
             assert_eq!((messages.len() as u64, ledger.len() as u64), (begun[&id], begun[&id]));
         }
     }
-
-    /// The same, but sends that were refused for good are expected to be missing.
-    pub(crate) async fn compare(&self, node: &TestNode) {
-        for sender in &self.senders {
-            let mut reader = TestClient::login(node, Framing::Tcp, &sender.user, "reader").await;
-            let id = sender.ledger.lock().unwrap().conversation().clone();
-            let messages = reader.pull_all(&id).await;
-            sender.ledger.lock().unwrap().compare(&messages);
-        }
-    }
 }
 
 impl Running {

@@ -79,6 +79,14 @@ impl Wire {
         }
     }
 
+    /// Says below the framing that nothing more comes.
+    pub(crate) async fn finish_raw(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp { stream, .. } => stream.shutdown().await,
+            Self::WebSocket { socket, .. } => socket.get_mut().shutdown().await,
+        }
+    }
+
     /// The next frame; `None` at the end, however it came. Cancel-safe.
     pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
         match self {
