@@ -8,8 +8,8 @@
 //! | `echoes` | a request: 128 bytes and back, one in flight per socket |
 //! | `relay` | the whole path of a message: durable, then an ack and a push |
 //!
-//! The relay runs twice: once it writes what one sync allows to go to one socket in one write, which is
-//! the best known and the yardstick (`relays_per_s`); once it makes a write of every ack and every push.
+//! The relay runs twice: once it makes a write of every ack and every push, which is the yardstick (`relays_per_s`);
+//! once it writes what one sync allows to go to one socket in one write, which is the best known.
 //!
 //! The other end of the sockets is [`peer`], a process of its own on the same machine.
 
