@@ -9,7 +9,7 @@ use convoke_protocol::codec;
 use convoke_protocol::error_code::RequestError;
 use convoke_protocol::event::{GoAway, Kicked};
 use convoke_protocol::frame::{RawFrame, Request};
-use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, DeviceId, Seq};
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::messages::Ack;
 use convoke_protocol::request::session::{DeviceClass, Heartbeat, Hello, Login, Welcome};
