@@ -40,7 +40,8 @@ macro_rules! codes {
 codes! {
     /// The bytes are not a frame.
     MALFORMED_FRAME = 1 "malformed_frame",
-    /// The frame is longer than `limits.max_frame_bytes`.
+    /// The frame is longer than `limits.max_frame_bytes`; before the login, than what is left of the bytes that a
+    /// connection has for it.
     FRAME_TOO_LARGE = 2 "frame_too_large",
     /// This server does not know that type of request.
     UNSUPPORTED = 3 "unsupported",
@@ -60,7 +61,7 @@ codes! {
     DEVICE_IN_USE = 23 "device_in_use",
     /// The user, or the class of device, has as many sessions as the server allows.
     TOO_MANY_SESSIONS = 24 "too_many_sessions",
-    /// No login within the time, or within the bytes, that a connection has for it.
+    /// No login within the time that a connection has for it.
     LOGIN_OVERDUE = 25 "login_overdue",
     /// The node holds as many connections as it may.
     TOO_MANY_CONNECTIONS = 40 "too_many_connections",

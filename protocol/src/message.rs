@@ -1,6 +1,6 @@
 //! A message as readers see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +12,8 @@ use crate::open_enum::open_enum;
 
 /// The longest content type, in bytes.
 pub const MAX_CONTENT_TYPE_BYTES: usize = 127;
+
+const TEXT_PLAIN: &str = "text/plain";
 
 open_enum! {
     /// What a numbered entry of a conversation is.
@@ -62,7 +64,9 @@ pub struct ContentType(Arc<str>);
 impl ContentType {
     /// `text/plain`, in UTF-8.
     pub fn text() -> Self {
-        Self("text/plain".into())
+        // Nearly every message has it: one text serves all.
+        static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| TEXT_PLAIN.into());
+        Self(TEXT.clone())
     }
 
     /// Checks a text and makes it a content type.
@@ -70,6 +74,9 @@ impl ContentType {
     /// # Errors
     /// Says what is wrong with the text.
     pub fn new(text: &str) -> Result<Self, &'static str> {
+        if text == TEXT_PLAIN {
+            return Ok(Self::text());
+        }
         if text.len() > MAX_CONTENT_TYPE_BYTES {
             return Err("a content type has at most 127 bytes");
         }

@@ -16,6 +16,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::encode::PushBatch;
+use crate::actors::reply::Answered;
 use crate::actors::session::egress::Delivery;
 use crate::actors::session::{SessionShared, SessionTable};
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct Publication {
     pub rows: Arc<[LogRow]>,
     /// Which session said which: it gets an answer instead of a push.
     pub origins: Vec<(Seq, SessionId)>,
+    /// Sessions whose answers are to be written, together with what is pushed to them.
+    pub answered: Answered,
 }
 
 enum Message {
@@ -66,7 +69,7 @@ impl HubActor {
     }
 
     async fn publish(&self, listeners: &mut Listeners, publication: &Publication) {
-        let Publication { conversation, rows, origins } = publication;
+        let Publication { conversation, rows, origins, .. } = publication;
         let Some(list) = listeners.get_mut(conversation) else { return };
         let Some(head) = rows.last().map(|row| row.seq) else { return };
         let now_ms = self.clock.monotonic_ms();

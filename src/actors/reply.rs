@@ -66,3 +66,25 @@ impl Drop for Reply {
         }
     }
 }
+
+/// Sessions with answers that are queued and not yet written. Dropping it writes them, so that none waits longer than
+/// whoever carries this: what is pushed to the same session in between leaves in the same write.
+#[derive(Debug, Default)]
+pub struct Answered(Vec<Arc<SessionShared>>);
+
+impl Answered {
+    /// Adds a session; adding it twice changes nothing.
+    pub fn add(&mut self, session: Arc<SessionShared>) {
+        if !self.0.iter().any(|other| Arc::ptr_eq(other, &session)) {
+            self.0.push(session);
+        }
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        for session in &self.0 {
+            session.egress.flush();
+        }
+    }
+}

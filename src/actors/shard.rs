@@ -27,7 +27,8 @@ use crate::storage::{Epoch, WriteStamp};
 use crate::telemetry::metrics::ActorKind;
 
 enum Message {
-    Activate(ConversationId, Request),
+    /// Activate and hand over; then tell whoever brought it, so that what it brings next comes after.
+    Activate(ConversationId, Request, Option<oneshot::Sender<()>>),
     Asleep(ConversationHandle),
     InjectPanic,
 }
@@ -45,7 +46,7 @@ impl ShardHandle {
 
     /// A request that reached an activation after its end.
     pub fn forward(&self, conversation: ConversationId, request: Request) {
-        let _ = self.0.cast(Message::Activate(conversation, request));
+        let _ = self.0.cast(Message::Activate(conversation, request, None));
     }
 }
 
@@ -129,9 +130,14 @@ impl Conversations {
         // A shard that died in between is started once more; then the client is asked to repeat.
         for _ in 0..2 {
             let Ok(actor) = self.shard(shard).await else { break };
-            match actor.cast(Message::Activate(conversation.clone(), request)) {
-                Err(ractor::MessagingErr::SendErr(Message::Activate(_, back))) => request = back,
-                _ => return,
+            let (handed_over, done) = oneshot::channel();
+            match actor.cast(Message::Activate(conversation.clone(), request, Some(handed_over))) {
+                Err(ractor::MessagingErr::SendErr(Message::Activate(_, back, _))) => request = back,
+                _ => {
+                    // A shard that dies in between answers by dropping the request.
+                    let _ = done.await;
+                    return;
+                }
             }
             *self.0.slots[shard.0 as usize].actor.write() = None;
         }
@@ -250,9 +256,9 @@ impl ShardActor {
         match ConversationHandle::activate(activation, &myself.get_cell()).await {
             Ok(handle) => {
                 shared.surroundings.metrics.activated();
-                shared.active.insert(conversation, handle.clone());
-                // It was just started: it takes its first request.
+                // It was just started: it takes its first request, before others can find it.
                 let _ = handle.request(request, now_ms);
+                shared.active.insert(conversation, handle);
             }
             Err(error) => {
                 tracing::error!(%conversation, %error, "a conversation cannot be started");
@@ -294,7 +300,13 @@ impl Actor for ShardActor {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Activate(conversation, request) => self.activate(&myself, conversation, request).await,
+            Message::Activate(conversation, request, handed_over) => {
+                self.activate(&myself, conversation, request).await;
+                // Nobody waits for one that was forwarded.
+                if let Some(handed_over) = handed_over {
+                    let _ = handed_over.send(());
+                }
+            }
             Message::Asleep(handle) => {
                 self.conversations.0.surroundings.metrics.conversation_passivations.inc();
                 self.forget(|other| *other == handle, Some(handle.conversation()));

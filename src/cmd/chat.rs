@@ -41,6 +41,9 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:7700";
 /// How long a token made here is good: a login, not a session, needs one.
 const TOKEN_TTL: Duration = Duration::from_secs(600);
 
+/// How long a node may take to be there at the beginning: long enough for one that is just starting.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
 /// How long a send is tried while the server is away; a little less than the default dedup window.
 const SEND_DEADLINE: Duration = Duration::from_secs(110);
 
@@ -119,14 +122,19 @@ async fn begin(args: &Args, interactive: bool) -> anyhow::Result<Chat> {
     config.start = start(args, target.as_ref(), interactive);
     // The device is gone when this process ends: there is nobody to keep cursors for.
     config.keep_cursors = false;
+    config.connect_deadline = CONNECT_DEADLINE;
     config.send_deadline = SEND_DEADLINE;
     config.backoff.max = MAX_BACKOFF;
     let connecting = Client::connect(config).await;
     let (client, mut events) =
         connecting.with_context(|| format!("no session at {}", addresses.join(", ")))?;
-    let connected = events.next().await;
-    let Some(ClientEvent::Connected { user, .. }) = connected else {
-        bail!("the session ended before it began: {connected:?}");
+    let user = loop {
+        match events.next().await {
+            Some(ClientEvent::Connected { user, .. }) => break user,
+            // The node was not there at once.
+            Some(ClientEvent::ConnectFailed { .. }) => {}
+            other => bail!("the session ended before it began: {other:?}"),
+        }
     };
     ensure!(user == args.user, "the token is {user}'s, not {}'s", args.user);
     Ok(Chat { client, events, user, target })

@@ -8,7 +8,14 @@
 #[macro_use]
 mod harness;
 
+mod admin;
+mod catchup;
+mod chat;
 mod durability;
+mod hostile;
 mod retry;
+mod sessions;
 mod start;
 mod talk;
+mod tls;
+mod tokens;

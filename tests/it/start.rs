@@ -16,7 +16,7 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     let addresses = node.addresses();
     let ports = [addresses.tcp, addresses.ws, addresses.admin].map(|address| address.port());
     assert!(ports.iter().all(|port| *port != 0) && ports[0] != ports[1] && ports[1] != ports[2], "{ports:?}");
-    assert_eq!(node.pid(), pid_in(&std::fs::read_to_string(node.data().join("node.json")).unwrap()));
+    assert_eq!(node.pid(), std::fs::read_to_string(node.data().join("node.json")).map(pid_of).unwrap());
     let key = std::fs::metadata(node.data().join("token.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
     let ended = node.stop().await;
@@ -26,8 +26,8 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     }
 }
 
-fn pid_in(json: &str) -> u32 {
-    let value: serde_json::Value = serde_json::from_str(json).unwrap();
+fn pid_of(json: String) -> u32 {
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     u32::try_from(value["pid"].as_u64().unwrap()).unwrap()
 }
 
@@ -149,7 +149,7 @@ async fn commands_say_what_they_do() {
     let version = finished(["--version"]).await.good();
     assert_eq!(version.trim(), concat!("convoke ", env!("CARGO_PKG_VERSION")));
     let help = finished(["--help"]).await.good();
-    for command in ["serve", "token", "bench", "check", "config", "admin", "completions"] {
+    for command in ["serve", "token", "chat", "bench", "check", "config", "admin", "completions"] {
         assert!(
             help.lines().any(|line| line.trim_start().starts_with(command)),
             "{command} is not in {help}"

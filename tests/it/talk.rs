@@ -9,7 +9,7 @@ use convoke_protocol::message::{Content, ContentType, MessageKind, Priority};
 use convoke_protocol::request::messages::{Send, Target};
 use convoke_protocol::request::session::Heartbeat;
 
-use crate::harness::client::conversation;
+use crate::harness::client::{conversation, frame};
 use crate::harness::{Setup, TestClient, TestNode, to_user};
 
 const JSON: Framing = Framing::WebSocket(Codec::Json);
@@ -249,20 +249,6 @@ async fn json_shows_text_as_text_and_the_rest_in_base64() {
         bob.post_frame(send.as_bytes()).await;
         assert!(matches!(bob.answer(id).await, Answer::Sent(_)));
         assert_eq!(alice.push().await.message.content, content);
-    }
-}
-
-/// A frame with the head of a request and a body of its own.
-fn frame(codec: Codec, id: u64, type_number: u16, name: &str, body: &[u8]) -> Vec<u8> {
-    match codec {
-        Codec::Bincode => {
-            let number = |value: u64| convoke_protocol::codec::encode(&value);
-            [&number(id)[..], &number(type_number.into()), &number(body.len() as u64), body].concat()
-        }
-        Codec::Json => {
-            let body = std::str::from_utf8(body).unwrap();
-            format!(r#"{{"id":{id},"type":"{name}","body":{body}}}"#).into_bytes()
-        }
     }
 }
 

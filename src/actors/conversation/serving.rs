@@ -14,8 +14,7 @@ use super::core::{ConversationCore, Effect, Head, IdSource};
 use super::dedup::DedupWindow;
 use super::{Activation, ConversationHandle, Message, Request};
 use crate::actors::hub::Publication;
-use crate::actors::reply::Reply;
-use crate::actors::session::SessionShared;
+use crate::actors::reply::{Answered, Reply};
 use crate::storage::{Append, AppendError, LogRow};
 
 struct Uuids(SmallRng);
@@ -126,18 +125,16 @@ impl Serving {
     }
 
     fn perform(&mut self, activation: &Activation, effects: Vec<Effect<Reply>>) {
-        let mut answered: Vec<Arc<SessionShared>> = Vec::new();
+        // Written when it is dropped: here, or with the pushes of the same batch.
+        let mut answered = Answered::default();
         self.perform_each(activation, effects, &mut answered);
-        for session in answered {
-            session.egress.flush();
-        }
     }
 
     fn perform_each(
         &mut self,
         activation: &Activation,
         effects: Vec<Effect<Reply>>,
-        answered: &mut Vec<Arc<SessionShared>>,
+        answered: &mut Answered,
     ) {
         let surroundings = &activation.surroundings;
         for effect in effects {
@@ -166,15 +163,14 @@ impl Serving {
                         }
                         Err(error) => to.queue(&Answer::Error(error)),
                     };
-                    if !answered.iter().any(|other| Arc::ptr_eq(other, &session)) {
-                        answered.push(session);
-                    }
+                    answered.add(session);
                 }
                 Effect::Publish(rows) => {
                     surroundings.metrics.committed(rows.len());
                     let origins = std::mem::take(&mut self.origins);
                     let conversation = activation.conversation.clone();
-                    self.publish(activation, Publication { conversation, rows, origins });
+                    let answered = std::mem::take(answered);
+                    self.publish(activation, Publication { conversation, rows, origins, answered });
                 }
             }
         }
@@ -197,8 +193,9 @@ impl Serving {
         activation.surroundings.stores.log.append(append, Box::new(done));
     }
 
-    fn publish(&mut self, activation: &Activation, publication: Publication) {
+    fn publish(&mut self, activation: &Activation, mut publication: Publication) {
         if self.unanswered > 0 {
+            drop(std::mem::take(&mut publication.answered));
             return self.held.push(publication);
         }
         if !self.listeners.is_empty() {

@@ -10,7 +10,9 @@ use convoke_protocol::framing::Framing;
 use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
 use convoke_protocol::message::{Content, Message, Priority};
 use convoke_protocol::request::Retry;
-use convoke_protocol::request::messages::{Pull, PullRange, Send, Sent, Target};
+use convoke_protocol::request::messages::{
+    Ack, Direction, History, HistoryFrom, HistoryPage, Pull, PullRange, Send, Sent, Target,
+};
 use convoke_protocol::request::session::{DeviceClass, Hello, LoggedIn, Login, Welcome};
 
 use super::in_time;
@@ -105,6 +107,11 @@ impl TestClient {
     /// Hello and login on a new connection.
     pub(crate) async fn log_in(&mut self, token: String, device: &str) -> LoggedIn {
         self.greet().await;
+        self.log_in_greeted(token, device).await
+    }
+
+    /// Login on a connection that was greeted.
+    pub(crate) async fn log_in_greeted(&mut self, token: String, device: &str) -> LoggedIn {
         ask!(self, login(token, device, DeviceClass::DESKTOP), LoggedIn)
     }
 
@@ -227,6 +234,16 @@ impl TestClient {
         }
     }
 
+    /// Events that came while something else was waited for.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        self.events.drain(..).collect()
+    }
+
+    /// Says that all pushes arrived.
+    pub(crate) async fn acknowledge(&mut self) {
+        ask!(self, Ack { pushes: self.pushes, cursors: Vec::new() }, Acked);
+    }
+
     /// Reads to the end of the connection.
     pub(crate) async fn end(&mut self) -> End {
         in_time("the connection ends", async { while self.receive().await.is_some() {} }).await;
@@ -254,9 +271,34 @@ impl TestClient {
         assert_eq!(seqs, (1..=messages.len() as u64).collect::<Vec<_>>(), "a gap or a repeat");
         messages
     }
+
+    /// A page of history.
+    pub(crate) async fn history(
+        &mut self,
+        conversation: &ConversationId,
+        from: HistoryFrom,
+        direction: Direction,
+        limit: u32,
+    ) -> HistoryPage {
+        ask!(self, History { conversation: conversation.clone(), from, direction, limit }, HistoryPage)
+    }
 }
 
 /// A login with this token.
 pub(crate) fn login(token: String, device: &str, device_class: DeviceClass) -> Login {
     Login { token, device: DeviceId::new(device).unwrap(), device_class }
+}
+
+/// A frame with the head of a request and a body of its own.
+pub(crate) fn frame(codec: Codec, id: u64, type_number: u16, name: &str, body: &[u8]) -> Vec<u8> {
+    match codec {
+        Codec::Bincode => {
+            let number = |value: u64| convoke_protocol::codec::encode(&value);
+            [&number(id)[..], &number(type_number.into()), &number(body.len() as u64), body].concat()
+        }
+        Codec::Json => {
+            let body = std::str::from_utf8(body).unwrap();
+            format!(r#"{{"id":{id},"type":"{name}","body":{body}}}"#).into_bytes()
+        }
+    }
 }

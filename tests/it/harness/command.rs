@@ -2,11 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::in_time;
+use super::{eventually, in_time};
 
 /// The binary under test, with nothing of this environment that would configure it.
 pub(crate) fn convoke() -> Command {
@@ -110,5 +110,61 @@ impl Collected {
     pub(crate) fn whole(self) -> String {
         self.reader.join().unwrap();
         self.text.lock().unwrap().clone()
+    }
+}
+
+/// A command that is talked to while it runs. It is killed when it is dropped.
+pub(crate) struct Talking {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<Collected>,
+    stderr: Option<Collected>,
+}
+
+impl Talking {
+    /// Starts `convoke` with these arguments.
+    pub(crate) fn start<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let mut command = convoke();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take();
+        let stdout = Some(Collected::from(child.stdout.take().unwrap()));
+        let stderr = Some(Collected::from(child.stderr.take().unwrap()));
+        Self { child, stdin, stdout, stderr }
+    }
+
+    /// Writes to its standard input.
+    pub(crate) fn write(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn printed(&self) -> String {
+        self.stdout.as_ref().unwrap().so_far()
+    }
+
+    /// What it has complained of so far.
+    pub(crate) fn complaints(&self) -> String {
+        self.stderr.as_ref().unwrap().so_far()
+    }
+
+    /// Ends its input and waits for its end.
+    pub(crate) async fn finish(mut self) -> Finished {
+        self.stdin = None;
+        let status = eventually("the command ends", async || self.child.try_wait().unwrap()).await;
+        Finished {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: self.stdout.take().unwrap().whole(),
+            stderr: self.stderr.take().unwrap().whole(),
+        }
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        // Nothing happens to one that was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

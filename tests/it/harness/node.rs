@@ -57,6 +57,12 @@ impl Setup {
         self
     }
 
+    /// Where operators are to connect.
+    pub(crate) fn admin(mut self, admin: &str) -> Self {
+        admin.clone_into(&mut self.listen[2]);
+        self
+    }
+
     /// Starts it in a temporary directory.
     pub(crate) async fn start(self) -> TestNode {
         let home = tempfile::tempdir().unwrap();
@@ -219,6 +225,11 @@ impl TestNode {
         &self.data
     }
 
+    /// A directory for what a test wants to keep beside it.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     fn process(&mut self) -> &mut Process {
         &mut self.running.as_mut().expect("the node runs").0
     }
@@ -246,6 +257,13 @@ impl TestNode {
         self.running.as_ref().expect("the node runs").0.so_far().1
     }
 
+    /// A number of the process from `/proc`, such as `VmRSS`, in bytes.
+    pub(crate) fn memory(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// Starts it on its directory, listening where its setup says.
     pub(crate) async fn start_again(&mut self) {
         assert!(self.running.is_none(), "it runs already");
@@ -263,6 +281,12 @@ impl TestNode {
     pub(crate) fn keep_addresses(&mut self) {
         let Addresses { tcp, ws, admin } = self.addresses();
         self.setup.listen = [tcp, ws, admin].map(|address| address.to_string());
+    }
+
+    /// Changes the configuration file of the running node.
+    pub(crate) fn write_config(&mut self, toml: &str) {
+        toml.clone_into(&mut self.setup.config);
+        std::fs::write(self.home.path().join("node.toml"), toml).unwrap();
     }
 
     /// Sends it a signal.

@@ -67,6 +67,26 @@ impl Wire {
         }
     }
 
+    /// Writes bytes below the framing.
+    pub(crate) async fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp { stream, .. } => stream.write_all(bytes).await,
+            Self::WebSocket { socket, .. } => {
+                let stream = socket.get_mut();
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
+    }
+
+    /// Says below the framing that nothing more comes.
+    pub(crate) async fn finish_raw(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp { stream, .. } => stream.shutdown().await,
+            Self::WebSocket { socket, .. } => socket.get_mut().shutdown().await,
+        }
+    }
+
     /// The next frame; `None` at the end, however it came. Cancel-safe.
     pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
         match self {
@@ -92,6 +112,14 @@ impl Wire {
                     (Err(_), _) => return None,
                 }
             },
+        }
+    }
+
+    /// The code of the WebSocket's close frame, once it came.
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::WebSocket { closed, .. } => closed.map(u16::from),
         }
     }
 }
