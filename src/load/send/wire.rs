@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::ledger::SideId;
 
 /// Type numbers of the frames that the loop looks at (`frame.rs` has the table, a test compares).
-pub(super) mod types {
+pub(super) mod type_number {
     pub(crate) const SEND: u16 = 5;
     pub(crate) const ERROR: u16 = 100;
     pub(crate) const WELCOME: u16 = 101;
@@ -126,7 +126,7 @@ pub(super) fn put_send(out: &mut Vec<u8>, single: Single, opening: &Opening, tai
     let begin = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
     codec::put_varint(out, single.request_id);
-    codec::put_varint(out, u64::from(types::SEND));
+    codec::put_varint(out, u64::from(type_number::SEND));
     codec::put_varint(out, body as u64);
     out.extend_from_slice(&single.client_id);
     out.extend_from_slice(&opening.0);
@@ -313,17 +313,17 @@ mod tests {
     fn type_numbers_are_those_of_the_table() {
         use convoke_protocol::frame::{ERROR_TYPE, type_number};
         for (name, number) in [
-            ("send", types::SEND),
-            ("welcome", types::WELCOME),
-            ("logged_in", types::LOGGED_IN),
-            ("sent", types::SENT),
-            ("push", types::PUSH),
-            ("lagged", types::LAGGED),
-            ("go_away", types::GO_AWAY),
-            ("kicked", types::KICKED),
+            ("send", type_number::SEND),
+            ("welcome", type_number::WELCOME),
+            ("logged_in", type_number::LOGGED_IN),
+            ("sent", type_number::SENT),
+            ("push", type_number::PUSH),
+            ("lagged", type_number::LAGGED),
+            ("go_away", type_number::GO_AWAY),
+            ("kicked", type_number::KICKED),
         ] {
             assert_eq!(type_number(name), Some(number), "{name}");
         }
-        assert_eq!(types::ERROR, ERROR_TYPE);
+        assert_eq!(type_number::ERROR, ERROR_TYPE);
     }
 }

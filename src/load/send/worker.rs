@@ -25,7 +25,7 @@ use super::ledger::{Ledger, Numbered, SideId};
 use super::plan::Part;
 use super::schedule::Schedule;
 use super::task::{Control, Findings, Job, Phase, Tokens};
-use super::wire::{self, Opening, Single, Stamp, Tail, types};
+use super::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::LoadError;
 use crate::load::report::rate;
 
@@ -305,29 +305,29 @@ impl<'a> Worker<'a> {
 
     fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         match (self.connections[at].stage, frame.head.type_number) {
-            (Stage::Live, types::SENT) => self.sent(at, frame),
-            (Stage::Live, types::PUSH) => self.pushed(at, frame.body),
-            (Stage::Live, types::ERROR) => self.refused(at, frame),
-            (Stage::Live, types::LAGGED) => {
+            (Stage::Live, type_number::SENT) => self.sent(at, frame),
+            (Stage::Live, type_number::PUSH) => self.pushed(at, frame.body),
+            (Stage::Live, type_number::ERROR) => self.refused(at, frame),
+            (Stage::Live, type_number::LAGGED) => {
                 self.findings.lagged += 1;
                 Ok(())
             }
-            (_, types::GO_AWAY) => {
+            (_, type_number::GO_AWAY) => {
                 let reason = codec::decode::<GoAway>(frame.body).map(|event| event.reason.to_string());
                 Err(self.wrong(at, format_args!("the server said go away: {}", reason.unwrap_or_default())))
             }
-            (_, types::KICKED) => {
+            (_, type_number::KICKED) => {
                 let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
                 Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
             }
-            (Stage::Greeting, types::WELCOME) => self.welcomed(at, frame.body),
-            (Stage::LoggingIn, types::LOGGED_IN) => {
+            (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
+            (Stage::LoggingIn, type_number::LOGGED_IN) => {
                 self.connections[at].go_live(self.job.in_flight);
                 self.live += 1;
                 self.control.live.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            (_, types::ERROR) => {
+            (_, type_number::ERROR) => {
                 let error =
                     codec::decode::<RequestError>(frame.body).map_err(|error| self.wrong(at, error))?;
                 Err(self.wrong(at, error))
