@@ -1,40 +1,18 @@
 //! Every state of small worlds, and every mutation.
 
-use std::time::Instant;
-
-use stateright::{Checker, HasDiscoveries, Model};
-
+use crate::checking;
 use crate::log_model::LogModel;
 use crate::log_world::Bounds;
 use crate::mutation::Mutation;
 
-/// Visits every state; nothing may be found that must not be.
 #[track_caller]
 fn holds(name: &str, bounds: Bounds) {
-    let begun = Instant::now();
-    let checker = LogModel { bounds, mutation: Mutation::None }.checker().spawn_bfs().join();
-    eprintln!(
-        "{name}: {} states, depth {}, {:.1?}",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        begun.elapsed()
-    );
-    checker.assert_properties();
+    checking::holds(name, LogModel { bounds, mutation: Mutation::None });
 }
 
-/// Something that must always hold does not.
 #[track_caller]
 fn is_found(mutation: Mutation, bounds: Bounds) {
-    let begun = Instant::now();
-    let checker =
-        LogModel { bounds, mutation }.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let found = checker.discoveries();
-    let (name, path) = found
-        .into_iter()
-        .find(|(name, _)| name.starts_with('I'))
-        .unwrap_or_else(|| panic!("{mutation:?} breaks nothing in {} states", checker.unique_state_count()));
-    let actions = path.into_actions();
-    eprintln!("{mutation:?}: {name}; {} states, {:.1?}; {actions:?}", checker.unique_state_count(), begun.elapsed());
+    checking::is_found(&LogModel { bounds, mutation }, mutation);
 }
 
 /// Messages only.
