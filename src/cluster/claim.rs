@@ -158,7 +158,8 @@ impl ShardClaim {
         // A claim that may still apply is sent again although nobody wants it any more: once it has certainly applied it can
         // be given back, and until then the shard could fall to a node that does not know.
         let wanted = wanted || self.unsettled == Some(row);
-        (wanted && free).then(|| self.decide(row, ShardRow { owner: Some(self.me), epoch: Epoch(row.epoch.0 + 1) }))
+        (wanted && free)
+            .then(|| self.decide(row, ShardRow { owner: Some(self.me), epoch: Epoch(row.epoch.0 + 1) }))
     }
 
     fn decide(&mut self, expected: ShardRow, then: ShardRow) -> Todo {

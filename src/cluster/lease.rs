@@ -164,7 +164,8 @@ mod tests {
         let [one, two] = [row(1, 7).incarnation, row(2, 7).incarnation];
         let mut dead = Vec::new();
         for second in 0..=4 {
-            dead = peers.observe(vec![row(1, 7), row(2, second)], ms(second * 1_000), ms(second * 1_000 + 50));
+            dead =
+                peers.observe(vec![row(1, 7), row(2, second)], ms(second * 1_000), ms(second * 1_000 + 50));
             assert!(second == 4 || dead.is_empty());
         }
         // The read that first showed it ended at 50, this one began at 4,000: not yet.

@@ -317,7 +317,9 @@ impl<T> Ownership<T> {
             if !wanted && !self.is_concerned(index) {
                 continue;
             }
-            let Some(todo) = self.shards[index].next(wanted, |owner| self.fences.is_durable(owner)) else { continue };
+            let Some(todo) = self.shards[index].next(wanted, |owner| self.fences.is_durable(owner)) else {
+                continue;
+            };
             let shard = ShardId(u32::try_from(index).unwrap_or(u32::MAX));
             running += 1;
             match todo {
@@ -337,7 +339,9 @@ impl<T> Ownership<T> {
     /// Whether a shard that is not wanted may still name this incarnation.
     fn is_concerned(&self, index: usize) -> bool {
         let shard = &self.shards[index];
-        shard.open().is_some() || shard.row().is_some_and(|row| row.owner == Some(self.me)) || shard.is_unsettled()
+        shard.open().is_some()
+            || shard.row().is_some_and(|row| row.owner == Some(self.me))
+            || shard.is_unsettled()
     }
 
     fn is_replaced(&self, index: usize) -> bool {
@@ -354,3 +358,6 @@ impl<T> Ownership<T> {
         outputs.push(Output::Dead(reason));
     }
 }
+
+#[cfg(test)]
+mod tests;

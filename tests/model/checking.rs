@@ -39,5 +39,9 @@ where
     let broken = checker.discoveries().into_iter().find(|(name, _)| name.starts_with('I'));
     let (name, path) = broken.unwrap_or_else(|| panic!("{mutation:?} breaks nothing in {states} states"));
     let path = path.into_actions();
-    eprintln!("{mutation:?}: {name}: {} steps, {states} states, {:.1?}: {path:?}", path.len(), begun.elapsed());
+    eprintln!(
+        "{mutation:?}: {name}: {} steps, {states} states, {:.1?}: {path:?}",
+        path.len(),
+        begun.elapsed()
+    );
 }

@@ -4,7 +4,7 @@ use crate::checking::{holds, is_found};
 use crate::claim_world::{ClaimModel, ClaimMutation};
 
 fn model(nodes: u8, epochs: u64, mutation: ClaimMutation) -> ClaimModel {
-    ClaimModel { nodes, epochs, mutation }
+    ClaimModel { nodes, epochs, mutation, fine: false }
 }
 
 #[test]
@@ -17,14 +17,19 @@ fn three_nodes_claim_and_release() {
     holds("3 incarnations, 2 epochs", model(3, 2, ClaimMutation::None));
 }
 
-/// `CONVOKE_MODEL="incarnations epochs"`, such as `"3 3"`.
+#[test]
+fn two_nodes_and_all_that_costs_states() {
+    holds("2 incarnations, 1 epoch, fine", ClaimModel { fine: true, ..model(2, 1, ClaimMutation::None) });
+}
+
+/// `CONVOKE_MODEL="incarnations epochs fine"`, such as `"3 3 0"`.
 #[test]
 #[ignore = "as large as CONVOKE_MODEL says: run by hand"]
 fn explore_claims() {
     let text = std::env::var("CONVOKE_MODEL").expect("CONVOKE_MODEL is set");
-    let (nodes, epochs) = text.split_once(' ').expect("two numbers");
-    let (nodes, epochs) = (nodes.parse().expect("a number"), epochs.parse().expect("a number"));
-    holds(&text, model(nodes, epochs, ClaimMutation::None));
+    let numbers: Vec<u8> = text.split_whitespace().map(|part| part.parse().expect("a number")).collect();
+    let model = model(numbers[0], u64::from(numbers[1]), ClaimMutation::None);
+    holds(&text, ClaimModel { fine: numbers[2] > 0, ..model });
 }
 
 #[test]

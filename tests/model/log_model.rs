@@ -121,7 +121,9 @@ impl LogModel {
             let target = sends[usize::from(client)];
             let known = chosen.contains(&client) || serving.dedup.iter().any(|(other, _)| *other == client);
             let is_next = |other: u8| {
-                world.used & (1 << other) != 0 || chosen.contains(&other) || sends[usize::from(other)] != target
+                world.used & (1 << other) != 0
+                    || chosen.contains(&other)
+                    || sends[usize::from(other)] != target
             };
             if known || target > head || world.given_up & (1 << client) != 0 || !(0..client).all(is_next) {
                 continue;
@@ -228,7 +230,8 @@ fn reads_are_facts(world: &World) -> bool {
 fn shows_a_fact(world: &World, row: &SmallRow) -> bool {
     let promised = world.projected[usize::from(row.seq) - 1];
     let is_fact = |change: Id| {
-        change == SmallRow::NO_ID || world.facts.iter().any(|fact| fact.id == change && fact.target == row.seq)
+        change == SmallRow::NO_ID
+            || world.facts.iter().any(|fact| fact.id == change && fact.target == row.seq)
     };
     is_fact(row.version) && row.version.seq >= promised.seq
 }
@@ -274,7 +277,8 @@ impl Model for LogModel {
             actions.extend(used.map(Action::GiveUp));
         }
         for (seq, register) in (1..).zip(&world.rows) {
-            actions.extend(register.deliveries().into_iter().map(|(write, at)| Action::Deliver(seq, write, at)));
+            actions
+                .extend(register.deliveries().into_iter().map(|(write, at)| Action::Deliver(seq, write, at)));
         }
         actions.extend(world.hint.deliveries().into_iter().map(|(write, at)| Action::Deliver(0, write, at)));
     }
@@ -302,7 +306,9 @@ impl Model for LogModel {
                 world.confirmed(owner, self.mutation);
             }
             Action::Durable(owner) => world.durable(owner).then_some(())?,
-            Action::ConfirmBegins(owner) | Action::ConfirmEarly(owner) => world.owners[owner].confirming = true,
+            Action::ConfirmBegins(owner) | Action::ConfirmEarly(owner) => {
+                world.owners[owner].confirming = true
+            }
             Action::ConfirmEnds(owner) => world.confirmed(owner, self.mutation),
             Action::FoundFenced(owner) => world.found_fenced(owner),
             Action::Overwrite(owner, row) => world.overwrite(owner, row),
@@ -327,14 +333,18 @@ impl Model for LogModel {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("I1, I2: what is used stays as it was, and follows on it", |_, world: &World| {
-                world.broken.is_none()
-            }),
-            Property::always("I1, I6: a quorum read up to an exposed head returns what was committed", |_, world: &World| {
-                reads_are_facts(world)
-            }),
+            Property::always(
+                "I1, I2: what is used stays as it was, and follows on it",
+                |_, world: &World| world.broken.is_none(),
+            ),
+            Property::always(
+                "I1, I6: a quorum read up to an exposed head returns what was committed",
+                |_, world: &World| reads_are_facts(world),
+            ),
             Property::always("I3: no client id twice", |_, world| no_client_twice(world)),
-            Property::always("I3: a retry is answered with the message's place", |_, world| answers_are_facts(world)),
+            Property::always("I3: a retry is answered with the message's place", |_, world| {
+                answers_are_facts(world)
+            }),
             Property::sometimes("the last owner fills the log", |_, world: &World| {
                 let last = world.owners.last().map(|owner| &owner.phase);
                 world.facts.len() == world.rows.len() && matches!(last, Some(Phase::Serving(_)))

@@ -192,7 +192,8 @@ impl World {
 
     /// A recovery got a row, or learned that there is none.
     pub(crate) fn row_read(&mut self, owner: usize, read: Option<SmallRow>, mutation: Mutation) {
-        let Phase::Recovering { recovery, wait: Wait::Row { seq, before } } = &mut self.owners[owner].phase else {
+        let Phase::Recovering { recovery, wait: Wait::Row { seq, before } } = &mut self.owners[owner].phase
+        else {
             return;
         };
         let asked = *seq;
@@ -263,7 +264,8 @@ impl World {
             }
             Step::Load(from, to) => {
                 // What is loaded is confirmed: a quorum read of it has one result, as another property shows.
-                let rows: Vec<_> = (small(from)..=small(to)).filter_map(|seq| *self.readable(seq).last()?).collect();
+                let rows: Vec<_> =
+                    (small(from)..=small(to)).filter_map(|seq| *self.readable(seq).last()?).collect();
                 let Phase::Recovering { recovery, .. } = &mut self.owners[owner].phase else { return };
                 let step = recovery.loaded(&rows);
                 self.begin_serving(owner, &step, &rows, mutation);
@@ -283,9 +285,16 @@ impl World {
         }
     }
 
-    fn begin_serving(&mut self, owner: usize, step: &Step<SmallRow>, loaded: &[SmallRow], mutation: Mutation) {
+    fn begin_serving(
+        &mut self,
+        owner: usize,
+        step: &Step<SmallRow>,
+        loaded: &[SmallRow],
+        mutation: Mutation,
+    ) {
         assert_eq!(*step, Step::Done, "everything was loaded at once");
-        let Phase::Recovering { recovery, .. } = std::mem::replace(&mut self.owners[owner].phase, Phase::Absent)
+        let Phase::Recovering { recovery, .. } =
+            std::mem::replace(&mut self.owners[owner].phase, Phase::Absent)
         else {
             return;
         };
@@ -347,7 +356,9 @@ impl World {
     }
 
     fn recovery_confirmed(&mut self, owner: usize, mutation: Mutation) {
-        let Phase::Recovering { recovery, wait: Wait::Writes(_) } = &mut self.owners[owner].phase else { return };
+        let Phase::Recovering { recovery, wait: Wait::Writes(_) } = &mut self.owners[owner].phase else {
+            return;
+        };
         match recovery.confirmed(true) {
             Ok(step) => {
                 self.expose_adopted(owner);
@@ -381,7 +392,13 @@ impl World {
                 Some(_) => self.broken = Some(Broken::Replaced),
                 None if usize::from(row.seq) == self.facts.len() + 1 => {
                     // Which change a row shows is not part of what it is.
-                    self.facts.push(SmallRow { version: SmallRow::NO_ID, base: 0, window: 0, epoch: 0, ..*row });
+                    self.facts.push(SmallRow {
+                        version: SmallRow::NO_ID,
+                        base: 0,
+                        window: 0,
+                        epoch: 0,
+                        ..*row
+                    });
                 }
                 None => self.broken = Some(Broken::Gap),
             }
@@ -423,7 +440,8 @@ impl World {
             self.rows[usize::from(row.seq) - 1].begin(it.stamp, *row);
         }
         if mutation == Mutation::OverwriteBeforeConfirmed {
-            serving.changes = rows.iter().filter(|row| row.target > 0).map(|row| (row.target, row.id)).collect();
+            serving.changes =
+                rows.iter().filter(|row| row.target > 0).map(|row| (row.target, row.id)).collect();
         }
         serving.in_flight = rows;
     }
@@ -485,4 +503,3 @@ fn changes(overwrites: &[Overwrite<Id>]) -> Vec<(u8, Id)> {
 pub(crate) fn small(seq: Seq) -> u8 {
     u8::try_from(seq.0).expect("few rows")
 }
-

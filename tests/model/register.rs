@@ -57,8 +57,12 @@ impl<T: Copy + Ord> Register<T> {
     /// The writes that may still reach a replica and change it: (index of the write, replica).
     pub(crate) fn deliveries(&self) -> Vec<(usize, usize)> {
         let Self::Replicas { begun, has } = self else { return Vec::new() };
-        let pairs = begun.iter().enumerate().flat_map(|(index, write)| (0..3).map(move |at| (index, write, at)));
-        pairs.filter(|(_, write, at)| has[*at].is_none_or(|newest| newest < **write)).map(|(index, _, at)| (index, at)).collect()
+        let pairs =
+            begun.iter().enumerate().flat_map(|(index, write)| (0..3).map(move |at| (index, write, at)));
+        pairs
+            .filter(|(_, write, at)| has[*at].is_none_or(|newest| newest < **write))
+            .map(|(index, _, at)| (index, at))
+            .collect()
     }
 
     pub(crate) fn deliver(&mut self, index: usize, at: usize) {
@@ -71,7 +75,8 @@ impl<T: Copy + Ord> Register<T> {
         let mut results = Vec::new();
         match self {
             Self::Spread { begun, durable } => {
-                let at_least = begun.iter().filter(|(stamp, _)| durable.is_none_or(|durable| *stamp >= durable));
+                let at_least =
+                    begun.iter().filter(|(stamp, _)| durable.is_none_or(|durable| *stamp >= durable));
                 results.extend(at_least.map(|(_, value)| Some(*value)));
                 if durable.is_none_or(|durable| deleted.is_some_and(|deleted| deleted >= durable)) {
                     results.push(None);

@@ -145,7 +145,6 @@ impl<R> Pending<R> {
     }
 }
 
-
 #[derive(Debug, Clone)]
 struct Batch<R> {
     rows: Arc<[LogRow]>,

@@ -94,7 +94,8 @@ impl<R: Row> Commit<R> {
     /// If a batch is in flight, or the rows do not follow on the head.
     pub fn begin(&mut self, rows: Arc<[R]>) {
         assert!(self.is_idle(), "one batch of a conversation is in flight");
-        let follows = rows.first().is_some_and(|row| row.seq() == self.head.0.next() && row.prev() == self.head.1);
+        let follows =
+            rows.first().is_some_and(|row| row.seq() == self.head.0.next() && row.prev() == self.head.1);
         assert!(follows, "a batch follows on the head");
         self.stage = Stage::Writing(rows);
     }
