@@ -369,7 +369,7 @@ async fn recover(
 ) -> Result<(Head, DedupWindow), RecoveryFailed> {
     let Surroundings { stores, clock, .. } = surroundings;
     let hint = stores.log.hint(&conversation).await?.map(|hint| (hint.base, hint.id));
-    // The one permanent owner has one epoch for ever, so every activation but the very first finds rows of its own.
+    // An earlier activation of this run may have written with the same epoch and a lower stamp.
     let (mut recovery, mut step) = Recovery::new(epoch, OwnRows::Possible, hint, ROWS_PER_READ);
     let mut window = Loading::new();
     let limit = ReadLimit::rows(ROWS_PER_READ);

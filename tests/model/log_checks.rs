@@ -22,41 +22,58 @@ const THREE: &[u8] = &[0, 0, 0];
 const CHANGES: &[u8] = &[0, 1, 1];
 
 #[test]
-fn a_log_with_three_owners() {
+fn owners_one_after_the_other() {
     holds("3 owners, 3 seqs, 3 messages, batches of 2", Bounds::log(3, 3, THREE, 2));
+    holds("4 owners, 3 seqs, 3 messages, batches of 2", Bounds::log(4, 3, THREE, 2));
+    holds("3 owners, 4 seqs, 4 messages, batches of 2", Bounds::log(3, 4, &[0, 0, 0, 0], 2));
 }
 
 #[test]
 fn actors_that_are_restarted() {
+    let bounds = Bounds { restarts: 2, ..Bounds::log(2, 2, TWO, 2) };
+    holds("2 owners, 2 restarts, 2 seqs, 2 messages, batches of 2", bounds);
     let bounds = Bounds { restarts: 1, ..Bounds::log(2, 3, THREE, 2) };
     holds("2 owners, 1 restart, 3 seqs, 3 messages, batches of 2", bounds);
 }
 
 #[test]
 fn rows_that_are_changed() {
-    holds("3 owners, 3 seqs, 1 message, 2 changes, batches of 2", Bounds::log(3, 3, CHANGES, 2));
-    let bounds = Bounds { restarts: 1, ..Bounds::log(2, 3, CHANGES, 2) };
-    holds("2 owners, 1 restart, 3 seqs, 1 message, 2 changes, batches of 2", bounds);
+    holds("3 owners, 4 seqs, 2 messages, 2 changes, batches of 2", Bounds::log(3, 4, &[0, 1, 1, 0], 2));
+    let bounds = Bounds { restarts: 1, ..Bounds::log(3, 3, CHANGES, 2) };
+    holds("3 owners, 1 restart, 3 seqs, 1 message, 2 changes, batches of 2", bounds);
 }
 
 #[test]
 fn hints_and_trims() {
     let bounds = Bounds { hints: 2, trims: 1, ..Bounds::log(2, 3, THREE, 2) };
     holds("2 owners, 3 seqs, 3 messages, batches of 2, 2 hints, 1 trim", bounds);
+    let bounds = Bounds { hints: 1, ..Bounds::log(3, 3, THREE, 2) };
+    holds("3 owners, 3 seqs, 3 messages, batches of 2, 1 hint", bounds);
 }
 
 #[test]
 fn three_replicas_one_by_one() {
     let bounds = Bounds { replicas: true, ..Bounds::log(2, 2, TWO, 2) };
     holds("2 owners, 2 seqs, 2 messages, batches of 2, replicas", bounds);
+    let bounds = Bounds { replicas: true, ..Bounds::log(2, 3, CHANGES, 2) };
+    holds("2 owners, 3 seqs, 1 message, 2 changes, batches of 2, replicas", bounds);
 }
 
 #[test]
 fn confirmations_step_by_step() {
-    let bounds = Bounds { fine: true, ..Bounds::log(3, 2, TWO, 2) };
-    holds("3 owners, 2 seqs, 2 messages, batches of 2, step by step", bounds);
+    let bounds = Bounds { fine: true, ..Bounds::log(3, 3, THREE, 2) };
+    holds("3 owners, 3 seqs, 3 messages, batches of 2, step by step", bounds);
     let bounds = Bounds { fine: true, restarts: 1, ..Bounds::log(2, 3, CHANGES, 2) };
     holds("2 owners, 1 restart, 3 seqs, 1 message, 2 changes, batches of 2, step by step", bounds);
+}
+
+/// Rows that name who wrote them last: not what the owners do, but what one of the mutations supposes.
+#[test]
+fn rewritten_rows_may_name_their_writer() {
+    checking::holds(
+        "3 owners, 3 seqs, 3 messages, batches of 2, rewritten rows name their writer",
+        LogModel { bounds: Bounds::log(3, 3, THREE, 2), mutation: Mutation::RewriteNamesWriter },
+    );
 }
 
 /// `CONVOKE_MODEL="owners seqs sends batch restarts hints trims replicas fine"`, such as `"4 3 0,0,0 1 0 0 0 0 0"`.

@@ -241,6 +241,9 @@ impl World {
                         let last = rows.iter().filter(|row| Some(row.epoch) == last_epoch);
                         last.map(|row| SmallRow { epoch: own_epoch, ..*row }).collect()
                     }
+                    Mutation::RewriteNamesWriter => {
+                        rows.iter().map(|row| SmallRow { epoch: own_epoch, ..*row }).collect()
+                    }
                     _ => rows.to_vec(),
                 };
                 for row in &rows {

@@ -25,7 +25,9 @@ pub(crate) enum Mutation {
     ClaimBeforeFenceDurable,
     /// Adopted rows are taken as they are.
     NoRewrite,
-    /// Only the rows of the last batch are written again.
+    /// Rows written again carry the epoch of who does it. This breaks nothing; the next one needs it.
+    RewriteNamesWriter,
+    /// Only the rows of the last batch are written again: those that were last written together with the head.
     RewriteLastBatch,
     /// The confirmation of a recovery begins while its rows are being written.
     ConfirmBeforeRewriteDurable,
