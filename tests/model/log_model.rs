@@ -307,7 +307,7 @@ impl Model for LogModel {
             }
             Action::Durable(owner) => world.durable(owner).then_some(())?,
             Action::ConfirmBegins(owner) | Action::ConfirmEarly(owner) => {
-                world.owners[owner].confirming = true
+                world.owners[owner].confirming = true;
             }
             Action::ConfirmEnds(owner) => world.confirmed(owner, self.mutation),
             Action::FoundFenced(owner) => world.found_fenced(owner),

@@ -57,7 +57,7 @@ pub(crate) enum Phase {
     Absent,
     ReadingHint,
     Recovering { recovery: Recovery<SmallRow>, wait: Wait },
-    Serving(Box<Serving>),
+    Serving(Serving),
     Stopped,
 }
 
@@ -309,7 +309,7 @@ impl World {
         };
         // With the recovery's end all changes up to its head are in their rows.
         self.project(small(seq));
-        self.owners[owner].phase = Phase::Serving(Box::new(Serving {
+        self.owners[owner].phase = Phase::Serving(Serving {
             commit: Commit::new(seq, id),
             dedup,
             writes: Vec::new(),
@@ -317,7 +317,7 @@ impl World {
             in_flight: Vec::new(),
             hints: HintLine::new(),
             hint_stamp: None,
-        }));
+        });
     }
 
     /// What an owner writes is durable, if two replicas can acknowledge it; says whether.
