@@ -12,7 +12,7 @@
 
 pub mod core;
 pub mod dedup;
-pub mod recovery;
+pub mod log;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -22,13 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, SessionId};
+use convoke_protocol::id::{ConversationId, Seq, SessionId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use self::core::{CoreLimits, Head, SendCommand};
-use self::dedup::DedupWindow;
-use self::recovery::{Recovery, RecoveryError, Step};
+use self::dedup::{DedupWindow, Loading};
+use self::log::recovery::{OwnRows, ROWS_PER_READ, Recovery, RecoveryError, Step};
 use self::serving::Serving;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hub;
@@ -368,20 +368,37 @@ async fn recover(
     stamp: WriteStamp,
 ) -> Result<(Head, DedupWindow), RecoveryFailed> {
     let Surroundings { stores, clock, .. } = surroundings;
-    let hint = stores.log.hint(&conversation).await?;
-    let (mut recovery, mut step) = Recovery::new(conversation.clone(), epoch, hint);
-    let limit = ReadLimit { rows: recovery::ROWS_PER_READ, bytes: usize::MAX };
+    let hint = stores.log.hint(&conversation).await?.map(|hint| (hint.base, hint.id));
+    // An earlier activation of this run may have written with the same epoch and a lower stamp.
+    let (mut recovery, mut step) = Recovery::new(epoch, OwnRows::Possible, hint, ROWS_PER_READ);
+    let mut window = Loading::new();
+    let limit = ReadLimit::rows(ROWS_PER_READ);
     loop {
         step = match step {
-            Step::Read(from, to) => {
-                let rows = stores.log.read(&conversation, from, to, limit).await?;
-                recovery.rows(rows, clock.now())?
+            Step::Read(from) => {
+                recovery.rows(stores.log.read(&conversation, from, Seq(u64::MAX), limit).await?)?
             }
             Step::Rewrite(rows) => {
                 rewrite(stores, &conversation, rows, stamp).await?;
-                recovery.rewritten(clock.now())
+                recovery.durable()
             }
-            Step::Done => return Ok(recovery.finish()),
+            // One permanent owner: nobody else can have fenced it.
+            Step::Confirm => recovery.confirmed(true)?,
+            Step::Overwrite(overwrites) => {
+                if let Some(overwrite) = overwrites.into_iter().next() {
+                    match overwrite.change {}
+                }
+                recovery.durable()
+            }
+            Step::Load(from, to) => {
+                let rows = stores.log.read(&conversation, from, to, limit).await?;
+                window.take(&rows, clock.now().monotonic);
+                recovery.loaded(&rows)
+            }
+            Step::Done => {
+                let head = recovery.finish().map_or(Head::EMPTY, |row| Head::of(&row));
+                return Ok((head, window.finish(clock.now().monotonic)));
+            }
         };
     }
 }

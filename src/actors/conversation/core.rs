@@ -23,6 +23,7 @@ use convoke_protocol::message::{Content, MessageKind, Priority};
 use convoke_protocol::request::Retry;
 
 use super::dedup::{DedupWindow, Known, Place};
+use super::log::commit::{Commit, Confirmed};
 use crate::clock::Now;
 use crate::storage::row::NO_MESSAGE;
 use crate::storage::{AppendError, Entry, Epoch, LogRow, WriteStamp};
@@ -144,18 +145,12 @@ impl<R> Pending<R> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Writing,
-    Pausing { until: Duration },
-    Confirming,
-}
-
 #[derive(Debug, Clone)]
 struct Batch<R> {
     rows: Arc<[LogRow]>,
     pending: Vec<Pending<R>>,
-    stage: Stage,
+    /// Until when the write waits before it is repeated; `None` while it is under way or done.
+    pausing: Option<Duration>,
     /// Whether a write of these rows ever ended without a certain answer.
     perhaps_stored: bool,
 }
@@ -178,8 +173,8 @@ pub struct ConversationCore<R> {
     queue: VecDeque<Pending<R>>,
     queue_bytes: usize,
     in_flight: Option<Batch<R>>,
-    /// Set once this owner is known to be fenced: nothing more is written, answered or published.
-    fenced: bool,
+    /// What of the log is a fact. Once it is fenced nothing more is written, answered or published.
+    commit: Commit<LogRow>,
 }
 
 impl<R> ConversationCore<R> {
@@ -202,7 +197,7 @@ impl<R> ConversationCore<R> {
             queue: VecDeque::new(),
             queue_bytes: 0,
             in_flight: None,
-            fenced: false,
+            commit: Commit::new(head.seq, head.id),
         }
     }
 
@@ -239,6 +234,10 @@ impl<R> ConversationCore<R> {
         let age = Duration::from_millis(age_ms);
         match self.dedup.look_up(&command.sender, client_id, attempt, age, now.monotonic) {
             Known::Committed(place) => return effects.push(Effect::Answer { to, result: Ok(place) }),
+            Known::Pending if self.commit.is_fenced() => {
+                let result = Err(unknown("this node lost the conversation while it wrote"));
+                return effects.push(Effect::Answer { to, result });
+            }
             Known::Pending => return self.join(&command.sender, client_id, to),
             Known::TooOld => {
                 let error = RequestError::unknown(
@@ -273,7 +272,7 @@ impl<R> ConversationCore<R> {
     }
 
     fn admit(&self, command: &SendCommand) -> Result<(), RequestError> {
-        if self.fenced {
+        if self.commit.is_fenced() {
             return Err(unavailable("this node lost the conversation"));
         }
         let seen = command.previous.max(command.reply_to).unwrap_or(Seq::ZERO);
@@ -291,7 +290,7 @@ impl<R> ConversationCore<R> {
     }
 
     fn start_batch(&mut self, now: Now, ids: &mut impl IdSource, effects: &mut Vec<Effect<R>>) {
-        if self.in_flight.is_some() || self.queue.is_empty() || self.fenced {
+        if !self.commit.is_idle() || self.queue.is_empty() {
             return;
         }
         self.dedup.expire(now.monotonic);
@@ -314,7 +313,8 @@ impl<R> ConversationCore<R> {
         let rows: Arc<[LogRow]> = rows.into();
         effects.push(Effect::Append { rows: rows.clone(), stamp: self.stamp });
         effects.push(Effect::Wake(self.limits.answer_within));
-        self.in_flight = Some(Batch { rows, pending, stage: Stage::Writing, perhaps_stored: false });
+        self.commit.begin(rows.clone());
+        self.in_flight = Some(Batch { rows, pending, pausing: None, perhaps_stored: false });
     }
 
     fn number(&self, command: &SendCommand, head: Head, wall: Timestamp, ids: &mut impl IdSource) -> LogRow {
@@ -326,7 +326,7 @@ impl<R> ConversationCore<R> {
             id: ids.message_id(time),
             prev: head.id,
             epoch: self.epoch,
-            base: self.head.seq,
+            base: self.commit.base().0,
             window: self.dedup.lowest().unwrap_or(self.head.seq.next()),
             entry: Entry {
                 sender: command.sender.clone(),
@@ -358,8 +358,10 @@ impl<R> ConversationCore<R> {
         let Some(batch) = &mut self.in_flight else { return };
         match outcome {
             Ok(()) => {
-                batch.stage = Stage::Confirming;
-                effects.push(Effect::Confirm);
+                batch.pausing = None;
+                if self.commit.durable() {
+                    effects.push(Effect::Confirm);
+                }
             }
             Err(AppendError::NotStored(reason)) if !batch.perhaps_stored => {
                 self.refuse_in_flight(&unavailable(&reason), effects);
@@ -367,7 +369,7 @@ impl<R> ConversationCore<R> {
             }
             Err(error) => {
                 batch.perhaps_stored |= matches!(error, AppendError::Unknown(_));
-                batch.stage = Stage::Pausing { until: now.monotonic + self.limits.retry_pause };
+                batch.pausing = Some(now.monotonic + self.limits.retry_pause);
                 effects.push(Effect::Wake(self.limits.retry_pause));
             }
         }
@@ -381,11 +383,11 @@ impl<R> ConversationCore<R> {
         ids: &mut impl IdSource,
         effects: &mut Vec<Effect<R>>,
     ) {
-        if !still_owner {
-            return self.fence(effects);
-        }
-        if self.in_flight.as_ref().is_none_or(|batch| batch.stage != Stage::Confirming) {
-            return;
+        match self.commit.confirmed(still_owner) {
+            Confirmed::Fenced => return self.fence(effects),
+            // No kind of entry changes another row yet: nothing is to be overwritten.
+            Confirmed::Nothing | Confirmed::Overwritten => return,
+            Confirmed::Committed { .. } => {}
         }
         let Some(mut batch) = self.in_flight.take() else { return };
         for (row, pending) in batch.rows.iter().zip(&mut batch.pending) {
@@ -405,12 +407,12 @@ impl<R> ConversationCore<R> {
         let Self { in_flight, queue, .. } = self;
         let overdue = |since: Duration| now.monotonic.saturating_sub(since) >= limits.answer_within;
         if let Some(batch) = in_flight {
-            if matches!(batch.stage, Stage::Pausing { until } if until <= now.monotonic) {
-                batch.stage = Stage::Writing;
+            if batch.pausing.is_some_and(|until| until <= now.monotonic) {
+                batch.pausing = None;
                 effects.push(Effect::Append { rows: batch.rows.clone(), stamp: self.stamp });
             }
             // A pause in which the write certainly is not stored may end the batch; otherwise it goes on by itself.
-            let ends = matches!(batch.stage, Stage::Pausing { .. }) && !batch.perhaps_stored;
+            let ends = batch.pausing.is_some() && !batch.perhaps_stored;
             for pending in batch.pending.iter_mut().filter(|pending| overdue(pending.since)) {
                 for to in pending.take_waiting() {
                     let error = if ends { busy() } else { unknown("the store does not answer") };
@@ -437,6 +439,7 @@ impl<R> ConversationCore<R> {
 
     fn refuse_in_flight(&mut self, error: &RequestError, effects: &mut Vec<Effect<R>>) {
         let Some(batch) = self.in_flight.take() else { return };
+        self.commit.not_stored();
         for mut pending in batch.pending {
             self.dedup.abandon(&pending.command.sender, pending.command.retry.client_id);
             effects
@@ -445,7 +448,6 @@ impl<R> ConversationCore<R> {
     }
 
     fn fence(&mut self, effects: &mut Vec<Effect<R>>) {
-        self.fenced = true;
         for mut pending in self.in_flight.take().into_iter().flat_map(|batch| batch.pending) {
             let error = unknown("this node lost the conversation while it wrote");
             effects

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use convoke_protocol::id::{ClientId, MessageId, Seq, Timestamp, UserId};
 
+use crate::storage::LogRow;
+
 /// For how long after the first attempt a retry is recognised; told to clients in `Welcome`.
 pub const WINDOW: Duration = Duration::from_secs(120);
 
@@ -104,11 +106,6 @@ impl DedupWindow {
         self.expire(now);
     }
 
-    /// Says that entries below the first one loaded may be missing although they are young.
-    pub fn cut(&mut self, now: Duration) {
-        self.cut_at = Some(now);
-    }
-
     /// Lets go of what is over its time or over the bound.
     pub fn expire(&mut self, now: Duration) {
         while let Some((since, ..)) = self.committed.front() {
@@ -144,10 +141,38 @@ impl DedupWindow {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+}
 
-    /// Whether so many loaded entries mean that the writer's window was cut by its bound.
-    pub fn was_cut(&self, loaded: usize) -> bool {
-        loaded + 1 >= self.max_entries
+/// The window of a new owner, loaded from the rows that its predecessor's window had. Every entry counts as new, since
+/// nobody's clock is compared with another's.
+#[derive(Debug, Clone, Default)]
+pub struct Loading {
+    window: DedupWindow,
+    loaded: usize,
+}
+
+impl Loading {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { window: DedupWindow::new(), loaded: 0 }
+    }
+
+    /// Takes rows, in the order of their seqs.
+    pub fn take(&mut self, rows: &[LogRow], now: Duration) {
+        for row in rows {
+            let place = Place { seq: row.seq, id: row.id, time: row.entry.time };
+            self.window.commit(row.entry.sender.clone(), row.entry.client_id, place, now);
+        }
+        self.loaded += rows.len();
+    }
+
+    /// The window, all of it loaded.
+    pub fn finish(mut self, now: Duration) -> DedupWindow {
+        // So many entries mean that the writer's window was cut by its bound.
+        if self.loaded + 1 >= self.window.max_entries {
+            self.window.cut_at = Some(now);
+        }
+        self.window
     }
 }
 

@@ -11,8 +11,8 @@ use convoke_protocol::request::Retry;
 use proptest::prelude::*;
 
 use super::core::{ConversationCore, CoreLimits, Effect, Head, IdSource, SendCommand};
-use super::dedup::{DedupWindow, Place};
-use super::recovery::{Recovery, Step};
+use super::dedup::{DedupWindow, Loading, Place};
+use super::log::recovery::{OwnRows, Recovery, Step};
 use crate::clock::Now;
 use crate::storage::{AppendError, Epoch, Hint, LogRow, WriteStamp};
 
@@ -213,21 +213,31 @@ impl World {
         let epoch = Epoch(1 + self.activation);
         let stamp = WriteStamp::new(epoch, 0);
         let hint = self.durable.values().next_back().map(|row| Hint { base: row.seq, id: row.id });
-        let (mut recovery, mut step) = Recovery::new(conversation(), epoch, hint);
+        let hint = hint.map(|hint| (hint.base, hint.id));
+        let (mut recovery, mut step) = Recovery::new(epoch, OwnRows::None, hint, 2);
+        let mut window = Loading::new();
         loop {
             step = match step {
-                Step::Read(from, to) => {
-                    let rows = self.durable.range(from..=to).map(|(_, row)| row.clone()).collect();
-                    recovery.rows(rows, self.now).expect("recoverable")
+                Step::Read(from) => {
+                    let rows = self.durable.range(from..).map(|(_, row)| row.clone()).take(2).collect();
+                    recovery.rows(rows).expect("recoverable")
                 }
                 Step::Rewrite(rows) => {
                     self.durable.extend(rows.iter().map(|row| (row.seq, row.clone())));
-                    recovery.rewritten(self.now)
+                    recovery.durable()
+                }
+                Step::Confirm => recovery.confirmed(true).expect("not fenced"),
+                Step::Overwrite(overwrites) => panic!("nothing is changed here: {overwrites:?}"),
+                Step::Load(from, to) => {
+                    let rows: Vec<_> = self.durable.range(from..=to).map(|(_, row)| row.clone()).collect();
+                    window.take(&rows, self.now.monotonic);
+                    recovery.loaded(&rows)
                 }
                 Step::Done => break,
             }
         }
-        let (head, dedup) = recovery.finish();
+        let head = recovery.finish().map_or(Head::EMPTY, |row| Head::of(&row));
+        let dedup = window.finish(self.now.monotonic);
         self.core = ConversationCore::new(conversation(), limits(), epoch, stamp, head, dedup);
         // Adopted messages are read, not pushed, by sessions that come back.
         self.published = head.seq;

@@ -1,0 +1,326 @@
+//! A few nodes on simulated time over a simulated store that is slow, forgets to answer, and applies statements late.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use uuid::Uuid;
+
+use super::*;
+
+const SHARDS: u32 = 12;
+const STEP_MS: u64 = 50;
+
+type Ticket = (ShardId, Epoch);
+
+enum Event {
+    /// The store does it.
+    Run(usize, Output<Ticket>),
+    Tell(usize, Input<Ticket>),
+    /// A statement that was answered with "unknown" applies.
+    Late(ShardId, ShardRow, ShardRow),
+}
+
+struct Node {
+    core: Ownership<Ticket>,
+    incarnation: Incarnation,
+    id: NodeId,
+    /// Gets nothing before then; what arrives meanwhile waits.
+    paused_until: u64,
+    over: Option<DeadReason>,
+    /// What the owners of which epochs had begun to read when the read of the own fence was run.
+    fence_read: BTreeMap<ShardId, Epoch>,
+    confirmed: usize,
+}
+
+struct Cluster {
+    rng: SmallRng,
+    now_ms: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    made: u64,
+    nodes: Vec<Node>,
+    rows: BTreeMap<Incarnation, PeerRow>,
+    fences: BTreeSet<Incarnation>,
+    shards: Vec<ShardRow>,
+    /// The highest epoch in which a shard was started.
+    started: BTreeMap<ShardId, Epoch>,
+    epochs: BTreeSet<(ShardId, Epoch)>,
+    /// Out of a hundred statements, so many have an unknown outcome.
+    unknown: u32,
+    store_answers: bool,
+}
+
+impl Cluster {
+    fn new(seed: u64, nodes: u128, unknown: u32) -> Self {
+        let mut cluster = Self {
+            rng: SmallRng::seed_from_u64(seed),
+            now_ms: 0,
+            events: BTreeMap::new(),
+            made: 0,
+            nodes: Vec::new(),
+            rows: BTreeMap::new(),
+            fences: BTreeSet::new(),
+            shards: vec![ShardRow::default(); SHARDS as usize],
+            started: BTreeMap::new(),
+            epochs: BTreeSet::new(),
+            unknown,
+            store_answers: true,
+        };
+        for n in 0..nodes {
+            cluster.join(n + 1, &format!("node-{n}"));
+        }
+        cluster
+    }
+
+    fn moment(&self) -> Moment {
+        let now = Duration::from_millis(self.now_ms);
+        Moment { monotonic: now, boot_time: now }
+    }
+
+    fn join(&mut self, incarnation: u128, id: &str) {
+        let (incarnation, id) = (Incarnation(Uuid::from_u128(incarnation)), NodeId(id.to_owned()));
+        let map = ShardMap::new(SHARDS);
+        let core = Ownership::new(incarnation, id.clone(), map, LeaseTimes::default(), self.moment());
+        let (over, fence_read) = (None, BTreeMap::new());
+        self.nodes.push(Node { core, incarnation, id, paused_until: 0, over, fence_read, confirmed: 0 });
+    }
+
+    fn after(&mut self, event: Event) {
+        let delay = self.rng.random_range(1..40);
+        self.made += 1;
+        self.events.insert((self.now_ms + delay, self.made), event);
+    }
+
+    fn tell(&mut self, at: usize, input: Input<Ticket>) {
+        if self.nodes[at].paused_until > self.now_ms {
+            self.made += 1;
+            let due = (self.nodes[at].paused_until, self.made);
+            self.events.insert(due, Event::Tell(at, input));
+            return;
+        }
+        let mut outputs = Vec::new();
+        let moment = self.moment();
+        self.nodes[at].core.apply(input, moment, &mut outputs);
+        for output in outputs {
+            self.perform(at, output);
+        }
+    }
+
+    fn perform(&mut self, at: usize, output: Output<Ticket>) {
+        match output {
+            Output::Start(shard, epoch) => {
+                assert!(self.epochs.insert((shard, epoch)), "{shard:?} is started twice in {epoch:?}");
+                let highest = self.started.entry(shard).or_default();
+                *highest = epoch.max(*highest);
+                self.tell(at, Input::Durable(shard, epoch, (shard, epoch)));
+            }
+            Output::Close(shard, epoch) => {
+                assert_ne!(
+                    self.nodes[at].over,
+                    Some(DeadReason::Fenced),
+                    "{shard:?} {epoch:?} was closed before"
+                );
+                self.after(Event::Tell(at, Input::ShardClosed(shard)));
+            }
+            Output::Confirmed(tickets) => {
+                for (shard, epoch) in tickets {
+                    let scanned = self.nodes[at].fence_read.get(&shard).copied().unwrap_or_default();
+                    assert!(
+                        scanned <= epoch,
+                        "I4: {shard:?} is confirmed in {epoch:?} after the scan of {scanned:?}"
+                    );
+                    self.nodes[at].confirmed += 1;
+                }
+            }
+            Output::Dead(reason) => self.nodes[at].over = Some(reason),
+            statement => self.after(Event::Run(at, statement)),
+        }
+    }
+
+    fn run(&mut self, at: usize, output: Output<Ticket>) {
+        let answer = match output {
+            _ if !self.store_answers => failed(output),
+            Output::WriteBeat { beat, draining } => {
+                let Node { incarnation, id, .. } = &self.nodes[at];
+                let row = PeerRow { incarnation: *incarnation, node: id.clone(), beat, draining };
+                self.rows.insert(*incarnation, row);
+                Input::BeatWritten(true)
+            }
+            Output::ReadPeers => {
+                let rows = Some(self.rows.values().cloned().collect());
+                Input::PeersRead { began: self.moment().monotonic, rows }
+            }
+            Output::WriteFence(incarnation) => {
+                self.fences.insert(incarnation);
+                Input::FenceWritten(incarnation, true)
+            }
+            Output::ReadFence => {
+                self.nodes[at].fence_read = self.started.clone();
+                let found = self.fences.contains(&self.nodes[at].incarnation);
+                Input::FenceRead(if found { FenceRead::Fenced } else { FenceRead::Nothing })
+            }
+            Output::ReadShard(shard) => Input::ShardRead(shard, Some(self.shards[shard.0 as usize])),
+            Output::Decide { shard, expected, then } => self.decide(shard, expected, then),
+            Output::Start(..) | Output::Close(..) | Output::Confirmed(_) | Output::Dead(_) => return,
+        };
+        self.after(Event::Tell(at, answer));
+    }
+
+    fn decide(&mut self, shard: ShardId, expected: ShardRow, then: ShardRow) -> Input<Ticket> {
+        let unknown = self.rng.random_range(0..100) < self.unknown;
+        if unknown && self.rng.random() {
+            self.after(Event::Late(shard, expected, then));
+            return Input::ShardDecided(shard, Decision::Unknown);
+        }
+        let row = &mut self.shards[shard.0 as usize];
+        let applies = *row == expected;
+        if applies {
+            *row = then;
+        }
+        let decision = match (unknown, applies) {
+            (true, _) => Decision::Unknown,
+            (false, true) => Decision::Applied,
+            (false, false) => Decision::NotApplied,
+        };
+        Input::ShardDecided(shard, decision)
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while self.now_ms < end {
+            let next_tick = (self.now_ms / STEP_MS + 1) * STEP_MS;
+            while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= next_tick) {
+                self.now_ms = self.now_ms.max(entry.key().0);
+                match entry.remove() {
+                    Event::Run(at, output) => self.run(at, output),
+                    Event::Tell(at, input) => self.tell(at, input),
+                    Event::Late(shard, expected, then) => {
+                        let row = &mut self.shards[shard.0 as usize];
+                        *row = if *row == expected { then } else { *row };
+                    }
+                }
+            }
+            self.now_ms = next_tick;
+            for at in 0..self.nodes.len() {
+                if self.nodes[at].paused_until <= self.now_ms {
+                    self.tell(at, Input::Tick);
+                }
+            }
+        }
+    }
+
+    /// Every node of which no life is left begins another.
+    fn restart_the_dead(&mut self) {
+        for at in 0..self.nodes.len() {
+            let id = self.nodes[at].id.clone();
+            if self.nodes.iter().all(|node| node.id != id || node.over.is_some()) {
+                self.join(self.nodes.len() as u128 + 1, &id.0);
+            }
+        }
+    }
+
+    /// How many shards each node serves; every shard by one node at most that is not over.
+    fn loads(&self) -> Vec<usize> {
+        let serves = |node: &Node, shard| node.core.open(ShardId(shard)).is_some();
+        self.nodes.iter().map(|node| (0..SHARDS).filter(|shard| serves(node, *shard)).count()).collect()
+    }
+}
+
+/// The answer of a store that has no quorum.
+fn failed(output: Output<Ticket>) -> Input<Ticket> {
+    match output {
+        Output::WriteBeat { .. } => Input::BeatWritten(false),
+        Output::ReadPeers => Input::PeersRead { began: Duration::ZERO, rows: None },
+        Output::WriteFence(incarnation) => Input::FenceWritten(incarnation, false),
+        Output::ReadShard(shard) => Input::ShardRead(shard, None),
+        Output::Decide { shard, .. } => Input::ShardDecided(shard, Decision::Unknown),
+        _ => Input::FenceRead(FenceRead::Failed),
+    }
+}
+
+#[test]
+fn nodes_share_the_shards_and_what_they_write_is_confirmed() {
+    let mut cluster = Cluster::new(1, 3, 0);
+    cluster.pass(8_000);
+    assert_eq!(cluster.loads(), [4, 4, 4]);
+    assert!(cluster.nodes.iter().all(|node| node.confirmed >= 4 && node.over.is_none()));
+}
+
+#[test]
+fn shards_of_a_dead_node_are_served_again_within_lease_margin_and_a_second() {
+    let mut cluster = Cluster::new(2, 3, 0);
+    cluster.pass(8_000);
+    cluster.nodes[0].paused_until = u64::MAX;
+    cluster.pass(3_000 + 1_000 + 1_000 + 2 * 1_000);
+    assert_eq!(cluster.loads()[1..], [6, 6]);
+}
+
+#[test]
+fn a_node_that_slept_is_over_before_it_does_anything() {
+    let mut cluster = Cluster::new(3, 2, 0);
+    cluster.pass(6_000);
+    cluster.nodes[0].paused_until = cluster.now_ms + 9_000;
+    let confirmed = cluster.nodes[0].confirmed;
+    cluster.pass(12_000);
+    assert_eq!((cluster.nodes[0].over, cluster.nodes[0].confirmed), (Some(DeadReason::LeaseOver), confirmed));
+    assert_eq!(cluster.loads(), [0, 12]);
+    // Its next life fences nobody but its former one, and gets its share.
+    cluster.join(9, "node-0");
+    cluster.pass(12_000);
+    assert_eq!(cluster.loads(), [0, 6, 6]);
+    assert_eq!(cluster.nodes[1].over, None);
+}
+
+#[test]
+fn a_node_that_restarts_does_not_wait_for_its_own_lease() {
+    let mut cluster = Cluster::new(4, 1, 0);
+    cluster.pass(3_000);
+    cluster.nodes[0].paused_until = u64::MAX;
+    cluster.join(9, "node-0");
+    cluster.pass(3_500);
+    assert_eq!(cluster.loads()[1], 12);
+}
+
+#[test]
+fn a_drained_node_gives_back_all_and_dies_of_nothing() {
+    let mut cluster = Cluster::new(5, 3, 30);
+    cluster.pass(10_000);
+    cluster.tell(1, Input::Drain);
+    cluster.pass(10_000);
+    assert!(cluster.nodes[1].core.is_drained());
+    assert_eq!(cluster.loads(), [6, 0, 6]);
+    assert!(cluster.nodes.iter().all(|node| node.over.is_none()));
+}
+
+#[test]
+fn without_a_quorum_for_a_lease_every_node_is_over() {
+    let mut cluster = Cluster::new(6, 2, 0);
+    cluster.pass(6_000);
+    cluster.store_answers = false;
+    cluster.pass(3_500);
+    assert!(cluster.nodes.iter().all(|node| node.over == Some(DeadReason::LeaseOver)));
+    assert_eq!(cluster.loads(), [0, 0]);
+}
+
+/// Pauses, restarts and unknown outcomes; what must hold is asserted where it happens.
+#[test]
+fn whatever_happens_one_node_at_a_time_confirms() {
+    for seed in 0..60 {
+        let mut cluster = Cluster::new(seed, 3, 40);
+        for _ in 0..12 {
+            let at = cluster.rng.random_range(0..cluster.nodes.len());
+            cluster.nodes[at].paused_until = cluster.now_ms + cluster.rng.random_range(0..7_000);
+            let ms = cluster.rng.random_range(1..30) * 200;
+            cluster.pass(ms);
+            cluster.restart_the_dead();
+        }
+        let longest = cluster.nodes.iter().map(|node| node.paused_until).max().unwrap_or(0);
+        let ms = longest.saturating_sub(cluster.now_ms) + STEP_MS;
+        cluster.pass(ms);
+        cluster.restart_the_dead();
+        cluster.pass(20_000);
+        let served: usize = cluster.loads().iter().sum();
+        assert_eq!(served, SHARDS as usize, "seed {seed}: {:?}", cluster.loads());
+    }
+}
