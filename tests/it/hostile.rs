@@ -343,7 +343,7 @@ async fn knock(node: &TestNode, framing: Framing) -> Result<TestClient, End> {
 async fn only_so_many(node: &TestNode, most: usize, code: ErrorCode) {
     let mut inside = Vec::new();
     for n in 0..most {
-        inside.push(knock(node, Framing::ALL[n % 3]).await.unwrap_or_else(|_| panic!("there is room")));
+        inside.push(knock(node, Framing::ALL[n % 3]).await.expect("there is room"));
     }
     for framing in Framing::ALL {
         let told = if framing == Framing::Tcp { End::Error(code) } else { End::Silent };

@@ -16,7 +16,10 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     let addresses = node.addresses();
     let ports = [addresses.tcp, addresses.ws, addresses.admin].map(|address| address.port());
     assert!(ports.iter().all(|port| *port != 0) && ports[0] != ports[1] && ports[1] != ports[2], "{ports:?}");
-    assert_eq!(node.pid(), std::fs::read_to_string(node.data().join("node.json")).map(pid_of).unwrap());
+    assert_eq!(
+        node.pid(),
+        std::fs::read_to_string(node.data().join("node.json")).map(|json| pid_of(&json)).unwrap()
+    );
     let key = std::fs::metadata(node.data().join("token.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
     let ended = node.stop().await;
@@ -26,8 +29,8 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     }
 }
 
-fn pid_of(json: String) -> u32 {
-    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+fn pid_of(json: &str) -> u32 {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap();
     u32::try_from(value["pid"].as_u64().unwrap()).unwrap()
 }
 

@@ -140,7 +140,7 @@ impl Cluster {
 
     fn run(&mut self, at: usize, output: Output<Ticket>) {
         let answer = match output {
-            _ if !self.store_answers => failed(output),
+            _ if !self.store_answers => failed(&output),
             Output::WriteBeat { beat, draining } => {
                 let Node { incarnation, id, .. } = &self.nodes[at];
                 let row = PeerRow { incarnation: *incarnation, node: id.clone(), beat, draining };
@@ -171,7 +171,7 @@ impl Cluster {
         let unknown = self.rng.random_range(0..100) < self.unknown;
         if unknown && self.rng.random() {
             self.after(Event::Late(shard, expected, then));
-            return Input::ShardDecided(shard, Decision::Unknown);
+            return Input::ShardDecided(*shard, Decision::Unknown);
         }
         let row = &mut self.shards[shard.0 as usize];
         let applies = *row == expected;
@@ -228,13 +228,13 @@ impl Cluster {
 }
 
 /// The answer of a store that has no quorum.
-fn failed(output: Output<Ticket>) -> Input<Ticket> {
+fn failed(output: &Output<Ticket>) -> Input<Ticket> {
     match output {
         Output::WriteBeat { .. } => Input::BeatWritten(false),
         Output::ReadPeers => Input::PeersRead { began: Duration::ZERO, rows: None },
-        Output::WriteFence(incarnation) => Input::FenceWritten(incarnation, false),
-        Output::ReadShard(shard) => Input::ShardRead(shard, None),
-        Output::Decide { shard, .. } => Input::ShardDecided(shard, Decision::Unknown),
+        Output::WriteFence(incarnation) => Input::FenceWritten(*incarnation, false),
+        Output::ReadShard(shard) => Input::ShardRead(*shard, None),
+        Output::Decide { shard, .. } => Input::ShardDecided(*shard, Decision::Unknown),
         _ => Input::FenceRead(FenceRead::Failed),
     }
 }
