@@ -362,6 +362,7 @@ impl State {
                 HistoryPage { page: self.page(&history.conversation, Seq(1), Seq(u64::MAX), &mut room) }
                     .into()
             }
+            other => panic!("the fake does not know {}", other.name()),
         })
     }
 }

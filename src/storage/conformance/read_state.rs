@@ -97,9 +97,9 @@ pub async fn unread_is_what_a_naive_count_says(fixture: &mut impl Fixture) {
                 let gone = Some(Timestamp(stamp));
                 let entry = &mut log[at].entry;
                 if rng.random() {
-                    entry.recalled_at = gone
+                    entry.recalled_at = gone;
                 } else {
-                    entry.deleted_at = gone
+                    entry.deleted_at = gone;
                 }
                 assert_eq!(store(&*stores.log, append_of(&id, &log[at..=at], stamp)).await, Ok(()));
             }
