@@ -13,7 +13,9 @@ pub mod conformance;
 pub mod embedded;
 pub mod faulty;
 pub mod memory;
+pub mod read_marks;
 pub mod row;
+pub mod user_conversations;
 
 use std::sync::Arc;
 
@@ -21,7 +23,9 @@ use convoke_protocol::id::{ConversationId, DeviceId, MessageId, Seq, UserId};
 use convoke_protocol::message::Cursor;
 use futures_util::future::BoxFuture;
 
+pub use read_marks::{MarkKey, ReadMark, ReadMarkStore, RowsAbove};
 pub use row::{Entry, Epoch, LogRow, WriteStamp};
+pub use user_conversations::{ConversationSettings, SettingsChange, UserConversationStore};
 
 /// Why an append did not answer `Ok`, and so whether its rows may be there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +132,7 @@ pub trait MessageLog: Send + Sync + 'static {
     ///   the order of its stamps, and relies on it.
     /// - Appends of one caller to one conversation take effect in the order of the calls.
     /// - An append without rows stores nothing and ends after every append that was called before it: a barrier.
+    /// - With the rows the marks of their senders move ([`ReadMarkStore`]), as durable as the rows.
     /// - `done` is called exactly once, also when the store is shut down.
     fn append(&self, append: Append, done: AppendDone);
 
@@ -206,11 +211,24 @@ pub struct Stores {
     pub index: Arc<dyn ConversationIndex>,
     /// The devices' cursors.
     pub cursors: Arc<dyn CursorStore>,
+    /// How far users have read.
+    pub marks: Arc<dyn ReadMarkStore>,
+    /// How users want their conversations.
+    pub settings: Arc<dyn UserConversationStore>,
 }
 
 impl Stores {
     /// One store that is all of them.
-    pub fn of<S: MessageLog + ConversationIndex + CursorStore>(store: Arc<S>) -> Self {
-        Self { log: store.clone(), index: store.clone(), cursors: store }
+    pub fn of<S>(store: Arc<S>) -> Self
+    where
+        S: MessageLog + ConversationIndex + CursorStore + ReadMarkStore + UserConversationStore,
+    {
+        Self {
+            log: store.clone(),
+            index: store.clone(),
+            cursors: store.clone(),
+            marks: store.clone(),
+            settings: store,
+        }
     }
 }

@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use convoke_protocol::error_code::{ErrorCode, Outcome};
+use convoke_protocol::event::{ReadMoved, Receipt, Signalled};
 use convoke_protocol::frame::{Answer, Request};
 use convoke_protocol::id::{ConversationId, MessageId, Seq, SessionId, Timestamp, UserId};
 use convoke_protocol::message::{Content, Message, Priority};
 use convoke_protocol::request::Retry;
+use convoke_protocol::request::conversations::{ConversationList, Conversations, SetConversation};
 use convoke_protocol::request::messages::{
     History, HistoryPage, Pull, PullRange, Pulled, Send, Sent, Target,
 };
+use convoke_protocol::request::read_state::{MarkAllRead, Read, ReadDone, ReadMarks, ReadMarksPage, Signal};
 use convoke_protocol::request::session::{CloseSession, ListSessions, Logout, SessionInfo};
 use convoke_protocol::request::sync::{Sync, Synced};
 use tokio::sync::{mpsc, oneshot};
@@ -82,6 +85,12 @@ pub enum ClientEvent {
         /// The last of them.
         to: Seq,
     },
+    /// The user read on another device. News of now: without room, or without a connection, it is lost.
+    ReadMoved(ReadMoved),
+    /// The other user of a direct conversation read it. News of now, as above.
+    Receipt(Receipt),
+    /// Somebody signals something, such as typing. News of now, as above.
+    Signalled(Signalled),
     /// The connection is gone; the client comes back by itself.
     Disconnected {
         /// Why.
@@ -333,6 +342,77 @@ impl Client {
     pub async fn sync(&self, sync: Sync) -> Result<Synced, ClientError> {
         match self.ask(sync.into()).await? {
             Answer::Synced(synced) => Ok(synced),
+            other => Err(ClientError::Unexpected(other.name())),
+        }
+    }
+
+    /// Says that the user has read a conversation up to `seq`. Reading never falls, so it may be repeated.
+    ///
+    /// # Errors
+    /// There is no such conversation for this user, or it cannot be kept now.
+    pub async fn read(&self, conversation: ConversationId, seq: Seq) -> Result<ReadDone, ClientError> {
+        match self.ask(Read { retry: Retry::first(), conversation, seq }.into()).await? {
+            Answer::ReadDone(done) => Ok(done),
+            other => Err(ClientError::Unexpected(other.name())),
+        }
+    }
+
+    /// Says that the user has read everything; tells in how many conversations that is new.
+    ///
+    /// # Errors
+    /// It cannot be kept now.
+    pub async fn mark_all_read(&self) -> Result<u32, ClientError> {
+        match self.ask(MarkAllRead { retry: Retry::first() }.into()).await? {
+            Answer::AllRead(all) => Ok(all.moved),
+            other => Err(ClientError::Unexpected(other.name())),
+        }
+    }
+
+    /// How far the members of a conversation have read, in pages.
+    ///
+    /// # Errors
+    /// There is no such conversation for this user, or it cannot be read now.
+    pub async fn read_marks(&self, marks: ReadMarks) -> Result<ReadMarksPage, ClientError> {
+        match self.ask(marks.into()).await? {
+            Answer::ReadMarksPage(page) => Ok(page),
+            other => Err(ClientError::Unexpected(other.name())),
+        }
+    }
+
+    /// Tells those who are there something that is worth knowing only now, such as `typing`.
+    ///
+    /// # Errors
+    /// It is out of its bounds, or there were too many of them.
+    pub async fn signal(
+        &self,
+        target: Target,
+        kind: impl Into<String>,
+        content: Content,
+    ) -> Result<(), ClientError> {
+        match self.ask(Signal { target, kind: kind.into(), content }.into()).await? {
+            Answer::SignalTaken(_) => Ok(()),
+            other => Err(ClientError::Unexpected(other.name())),
+        }
+    }
+
+    /// One page of the user's conversations, the one with the newest message first.
+    ///
+    /// # Errors
+    /// They cannot be read now.
+    pub async fn conversations(&self, page: Conversations) -> Result<ConversationList, ClientError> {
+        match self.ask(page.into()).await? {
+            Answer::ConversationList(list) => Ok(list),
+            other => Err(ClientError::Unexpected(other.name())),
+        }
+    }
+
+    /// Says how the user wants a conversation; the list's new version.
+    ///
+    /// # Errors
+    /// There is no such conversation for this user, or it cannot be kept now.
+    pub async fn set_conversation(&self, set: SetConversation) -> Result<u64, ClientError> {
+        match self.ask(set.into()).await? {
+            Answer::ConversationSet(set) => Ok(set.version),
             other => Err(ClientError::Unexpected(other.name())),
         }
     }

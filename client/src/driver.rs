@@ -444,6 +444,9 @@ impl Driver {
             Event::Kicked(kicked) => {
                 return Err(End::Kicked { reason: kicked.reason, message: kicked.message });
             }
+            Event::ReadMoved(moved) => self.outbox.put(ClientEvent::ReadMoved(moved)),
+            Event::Receipt(receipt) => self.outbox.put(ClientEvent::Receipt(receipt)),
+            Event::Signalled(signalled) => self.outbox.put(ClientEvent::Signalled(signalled)),
             Event::NodesChanged(changed) => self.addresses.learn(&changed.nodes),
         }
         Ok(())

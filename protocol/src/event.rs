@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error_code::ErrorCode;
-use crate::id::{ConversationId, Seq};
-use crate::message::Message;
+use crate::id::{ConversationId, DeviceId, Seq, UserId};
+use crate::message::{Content, Message};
 
 /// A new message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,4 +64,41 @@ pub struct Kicked {
 pub struct NodesChanged {
     /// All of them.
     pub nodes: Vec<NodeAddress>,
+}
+
+/// The user read on another device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadMoved {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The user's mark.
+    pub seq: Seq,
+    /// How many messages are unread above it.
+    pub unread: u64,
+}
+
+/// The other user of a direct conversation read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Who read.
+    pub user: UserId,
+    /// Up to where.
+    pub seq: Seq,
+}
+
+/// Somebody signals something: without a number, not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signalled {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Who.
+    pub user: UserId,
+    /// On which device.
+    pub device: DeviceId,
+    /// What it is: `typing`, or whatever an application makes of it.
+    pub kind: String,
+    /// What goes with it.
+    pub content: Content,
 }

@@ -5,8 +5,12 @@
 
 use crate::codec::{self, CodecError};
 use crate::error_code::RequestError as Error;
-use crate::event::{GoAway, Kicked, Lagged, NodesChanged, Push};
+use crate::event::{GoAway, Kicked, Lagged, NodesChanged, Push, ReadMoved, Receipt, Signalled};
+use crate::request::conversations::{ConversationList, ConversationSet, Conversations, SetConversation};
 use crate::request::messages::{Ack, Acked, History, HistoryPage, Pull, Pulled, Send, Sent};
+use crate::request::read_state::{
+    AllRead, MarkAllRead, Read, ReadDone, ReadMarks, ReadMarksPage, Signal, SignalTaken,
+};
 use crate::request::session::{
     CloseSession, Heartbeat, HeartbeatAnswer, Hello, ListSessions, LoggedIn, LoggedOut, Login, Logout,
     SessionClosed, Sessions, Welcome,
@@ -96,6 +100,12 @@ frames! {
         9 "list_sessions" ListSessions,
         10 "close_session" CloseSession,
         11 "history" History,
+        40 "read" Read,
+        41 "mark_all_read" MarkAllRead,
+        42 "signal" Signal,
+        43 "conversations" Conversations,
+        44 "set_conversation" SetConversation,
+        45 "read_marks" ReadMarks,
     }
 }
 
@@ -114,6 +124,12 @@ frames! {
         109 "sessions" Sessions,
         110 "session_closed" SessionClosed,
         111 "history_page" HistoryPage,
+        140 "read_done" ReadDone,
+        141 "all_read" AllRead,
+        142 "signal_taken" SignalTaken,
+        143 "conversation_list" ConversationList,
+        144 "conversation_set" ConversationSet,
+        145 "read_marks_page" ReadMarksPage,
     }
 }
 
@@ -125,6 +141,9 @@ frames! {
         202 "go_away" GoAway,
         203 "kicked" Kicked,
         204 "nodes_changed" NodesChanged,
+        220 "read_moved" ReadMoved,
+        221 "receipt" Receipt,
+        222 "signalled" Signalled,
     }
 }
 

@@ -5,14 +5,20 @@ use uuid::Uuid;
 
 use crate::PROTOCOL_VERSION;
 use crate::error_code::{ErrorCode, RequestError};
-use crate::event::{GoAway, Kicked, Lagged, NodeAddress, NodesChanged, Push};
+use crate::event::{GoAway, Kicked, Lagged, NodeAddress, NodesChanged, Push, ReadMoved, Receipt, Signalled};
 use crate::frame::{Answer, Event, Request};
 use crate::id::{ClientId, ConversationId, DeviceId, GroupId, MessageId, Seq, SessionId, Timestamp, UserId};
 use crate::message::{Content, ContentType, Cursor, Message, MessageKind, Priority, ReactionCount};
 use crate::request::Retry;
+use crate::request::conversations::{
+    ConversationList, ConversationSet, Conversations, ListedConversation, SetConversation,
+};
 use crate::request::messages::{
     Ack, Acked, Direction, History, HistoryFrom, HistoryPage, Page, Pull, PullRange, Pulled, Send, Sent,
     Target,
+};
+use crate::request::read_state::{
+    AllRead, MarkAllRead, Read, ReadDone, ReadMarks, ReadMarksPage, Signal, SignalTaken, UserRead,
 };
 use crate::request::session::{
     CloseSession, DeviceClass, Heartbeat, HeartbeatAnswer, Hello, Limits, ListSessions, LoggedIn, LoggedOut,
@@ -139,6 +145,21 @@ pub fn requests() -> Vec<Request> {
             limit: 10,
         }
         .into(),
+        Read { retry: retry(), conversation: pair(), seq: Seq(9) }.into(),
+        MarkAllRead { retry: retry() }.into(),
+        Signal { target: Target::User(user("bob")), kind: "typing".into(), content: Content::text("on") }
+            .into(),
+        Conversations { after: Some("1767268800000 d:alice:bob".into()), limit: 50, known_version: Some(7) }
+            .into(),
+        SetConversation {
+            retry: retry(),
+            conversation: pair(),
+            label: Some("Bob".into()),
+            muted: Some(true),
+            pinned: None,
+        }
+        .into(),
+        ReadMarks { conversation: pair(), after: Some(user("alice")), limit: 100 }.into(),
     ]
 }
 
@@ -163,7 +184,23 @@ pub fn answers() -> Vec<Answer> {
         since: NOON,
         current: true,
     };
-    let synced = SyncedConversation { conversation: pair(), head: Seq(9), cursor: Some(Seq(6)) };
+    let synced = SyncedConversation {
+        conversation: pair(),
+        head: Seq(9),
+        cursor: Some(Seq(6)),
+        read: Seq(7),
+        unread: 2,
+    };
+    let listed = ListedConversation {
+        conversation: pair(),
+        label: Some("Bob".into()),
+        muted: true,
+        pinned: false,
+        head: Seq(9),
+        read: Seq(7),
+        unread: 2,
+        last: Some(message()),
+    };
     vec![
         error().into(),
         Welcome {
@@ -187,6 +224,20 @@ pub fn answers() -> Vec<Answer> {
         Sessions { sessions: vec![session] }.into(),
         SessionClosed {}.into(),
         HistoryPage { page: page() }.into(),
+        ReadDone { conversation: pair(), seq: Seq(9), unread: 0 }.into(),
+        AllRead { moved: 3 }.into(),
+        SignalTaken {}.into(),
+        ConversationList {
+            version: 300,
+            not_modified: false,
+            conversations: vec![listed],
+            unread: 2,
+            cut: false,
+            next: None,
+        }
+        .into(),
+        ConversationSet { version: 301 }.into(),
+        ReadMarksPage { marks: vec![UserRead { user: user("bob"), seq: Seq(6) }], next: None }.into(),
     ]
 }
 
@@ -198,5 +249,15 @@ pub fn events() -> Vec<Event> {
         GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms: 1000, nodes: nodes() }.into(),
         Kicked { reason: ErrorCode::DEVICE_REPLACED, message: "the device logged in again".into() }.into(),
         NodesChanged { nodes: nodes() }.into(),
+        ReadMoved { conversation: pair(), seq: Seq(7), unread: 2 }.into(),
+        Receipt { conversation: pair(), user: user("bob"), seq: Seq(6) }.into(),
+        Signalled {
+            conversation: pair(),
+            user: user("bob"),
+            device: device(),
+            kind: "typing".into(),
+            content: Content::text("on"),
+        }
+        .into(),
     ]
 }

@@ -11,6 +11,7 @@
 pub mod dispatch;
 pub mod egress;
 mod reading;
+mod signals;
 mod state;
 
 use std::sync::{Arc, OnceLock};
@@ -73,6 +74,13 @@ impl SessionShared {
         if let Some(actor) = self.actor.get() {
             // An actor that is gone has closed the connection already.
             let _ = actor.cast(message);
+        }
+    }
+
+    /// Tells the client something that it can do without: left out, and counted, while much waits for its socket.
+    pub fn tell_if_room(&self, event: &Event) {
+        if !self.egress.send_event_if_room(event) {
+            self.metrics.events_dropped.inc();
         }
     }
 

@@ -23,7 +23,7 @@ use crate::actors::conversation::core::{Head, SendCommand};
 use crate::actors::conversation::{Activation, ConversationHandle, Request, Surroundings};
 use crate::actors::reply::Reply;
 use crate::cluster::shard_map::{ShardId, ShardMap};
-use crate::storage::{Epoch, WriteStamp};
+use crate::storage::{Epoch, ReadError, ReadLimit, WriteStamp};
 use crate::telemetry::metrics::ActorKind;
 
 enum Message {
@@ -106,10 +106,14 @@ impl Conversations {
             return head.await.unwrap_or_else(|_| Err(lost()));
         }
         // Asleep: whoever activates it later finds the session in the directory before anything is published.
-        let hint = self.0.surroundings.stores.log.hint(conversation).await.map_err(|error| {
+        let unavailable = |error: ReadError| {
             RequestError::not_done(ErrorCode::UNAVAILABLE, error.to_string()).retry_after(1_000)
-        })?;
-        Ok(hint.map_or(Head::EMPTY, |hint| Head { seq: hint.base, id: hint.id, ..Head::EMPTY }))
+        };
+        let log = &self.0.surroundings.stores.log;
+        let Some(hint) = log.hint(conversation).await.map_err(unavailable)? else { return Ok(Head::EMPTY) };
+        let row = log.read(conversation, hint.base, hint.base, ReadLimit::rows(1)).await;
+        let row = row.map_err(unavailable)?.pop();
+        Ok(row.map_or(Head { seq: hint.base, id: hint.id, ..Head::EMPTY }, |row| Head::of(&row)))
     }
 
     async fn request(&self, conversation: ConversationId, request: Request) {

@@ -5,6 +5,8 @@
 
 #![allow(missing_docs, reason = "the name of a check says what it checks")]
 
+mod read_state;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub use self::read_state::{
+    marks_never_fall_and_sending_moves_them, settings_change_field_by_field,
+    unread_is_what_a_naive_count_says,
+};
 use super::row::NO_MESSAGE;
 use super::{Append, AppendError, Entry, Epoch, Hint, LogRow, MessageLog, ReadLimit, Stores, WriteStamp};
 
@@ -46,6 +52,9 @@ macro_rules! conformance_tests {
             appends_of_one_conversation_keep_their_order,
             lists_are_sorted_paged_and_idempotent,
             cursors_never_fall,
+            marks_never_fall_and_sending_moves_them,
+            unread_is_what_a_naive_count_says,
+            settings_change_field_by_field,
             every_append_is_answered_once_also_at_shutdown,
             after_shutdown_nothing_is_stored,
             what_was_answered_is_there_after_reopening,

@@ -24,6 +24,7 @@ mod database;
 mod format;
 mod journal;
 mod keys;
+mod marks;
 mod queue;
 mod rows;
 mod stats;
@@ -43,15 +44,17 @@ use convoke_protocol::message::Cursor;
 use fjall::{UserKey, UserValue};
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::cursors::PendingCursors;
 use self::database::{Rows, RowsOptions};
+use self::marks::PendingMarks;
 use self::queue::{BatchLimits, Job, Queue};
 use self::writer::{Shared, Writer};
 use super::{
-    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Epoch, Health, Hint, LogRow, MessageLog,
-    ReadError, ReadLimit, WriteError,
+    Append, AppendDone, AppendError, ConversationIndex, ConversationSettings, CursorStore, Epoch, Health,
+    Hint, LogRow, MarkKey, MessageLog, ReadError, ReadLimit, ReadMark, ReadMarkStore, RowsAbove,
+    SettingsChange, UserConversationStore, WriteError,
 };
 
 pub use self::check::{CheckReport, Finding, MAX_FINDINGS, Rule, check};
@@ -197,6 +200,7 @@ impl EmbeddedStore {
         let shared = Arc::new(Shared {
             queue: Queue::new(config.queue_bytes),
             cursors: PendingCursors::default(),
+            marks: PendingMarks::default(),
             stats: Arc::new(StoreStats::default()),
             health: Mutex::new(Health::Good),
         });
@@ -312,9 +316,10 @@ impl MessageLog for EmbeddedStore {
             let value = UserValue::from(rows::encode(row));
             (keys::message(&conversation, row.seq), value)
         };
+        let small = marks::rows_of(&conversation, &rows);
         let rows: Vec<(UserKey, UserValue)> = rows.iter().map(encode).collect();
         let lists = listed_for.iter().map(|user| keys::list(user, &conversation)).collect();
-        match self.shared.queue.push(Job::new(rows, lists, done)) {
+        match self.shared.queue.push(Job::new(rows, lists, done).with(small)) {
             Ok(()) => {}
             Err(AppendError::Overloaded) => drop(stats.overloaded.fetch_add(1, Ordering::Relaxed)),
             Err(_) => drop(stats.failed.fetch_add(1, Ordering::Relaxed)),
@@ -403,5 +408,63 @@ impl CursorStore for EmbeddedStore {
             Ok(found)
         })
         .boxed()
+    }
+}
+
+impl ReadMarkStore for EmbeddedStore {
+    fn put_marks<'a>(&'a self, marks: &'a [(MarkKey, ReadMark)]) -> BoxFuture<'a, Result<(), WriteError>> {
+        async move {
+            let nudge = self.shared.marks.put(marks)?;
+            self.shared.queue.cursors_wait(nudge, self.cursor_interval);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn marks<'a>(&'a self, of: &'a [MarkKey]) -> BoxFuture<'a, Result<Vec<ReadMark>, ReadError>> {
+        // Before the database is read: one that is written meanwhile is then found there.
+        let waiting = self.shared.marks.get(of);
+        let of = of.to_vec();
+        self.reading(move |rows| {
+            let kept = of.iter().zip(waiting);
+            kept.map(|(key, waiting)| Ok(rows.mark(key)?.max(waiting.unwrap_or_default()))).collect()
+        })
+        .boxed()
+    }
+
+    fn uncounted<'a>(&'a self, ranges: &'a [RowsAbove]) -> BoxFuture<'a, Result<Vec<u64>, ReadError>> {
+        let ranges = ranges.to_vec();
+        self.reading(move |rows| ranges.iter().map(|range| rows.uncounted(range)).collect()).boxed()
+    }
+}
+
+impl UserConversationStore for EmbeddedStore {
+    fn set_conversation<'a>(
+        &'a self,
+        user: &'a UserId,
+        conversation: &'a ConversationId,
+        change: &'a SettingsChange,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        let (tell, told) = oneshot::channel();
+        let rows = marks::setting_rows(user, conversation, change);
+        let done = Box::new(move |result| drop(tell.send(result)));
+        // A refused one is answered too.
+        let _ = self.shared.queue.push(Job::new(Vec::new(), Vec::new(), done).with(rows));
+        async move {
+            match told.await {
+                Ok(result) => result.map_err(|error| WriteError(error.to_string())),
+                Err(_) => Err(WriteError("the store is shut down".into())),
+            }
+        }
+        .boxed()
+    }
+
+    fn settings<'a>(
+        &'a self,
+        user: &'a UserId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(ConversationId, ConversationSettings)>, ReadError>> {
+        let user = user.clone();
+        self.reading(move |rows| rows.settings(&user, limit)).boxed()
     }
 }

@@ -4,6 +4,8 @@
 //! not notice, save by the errors. What [`Tamper`] does is not allowed by it, and is there to show that a checker
 //! notices.
 
+mod read_state;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -209,6 +211,16 @@ impl FaultyStore {
         }
     }
 
+    fn small_write_fails(&self) -> Result<(), WriteError> {
+        let mut state = self.state.lock();
+        let State { plan, rng, ended, .. } = &mut *state;
+        match ended {
+            Some(reason) => Err(WriteError(reason.clone())),
+            None if plan.cursors.strikes(rng) => Err(WriteError("an injected fault".into())),
+            None => Ok(()),
+        }
+    }
+
     fn read_fails(&self) -> Result<(), ReadError> {
         let mut state = self.state.lock();
         let State { plan, rng, .. } = &mut *state;
@@ -358,16 +370,7 @@ impl CursorStore for FaultyStore {
         cursors: &'a [Cursor],
     ) -> BoxFuture<'a, Result<(), WriteError>> {
         async move {
-            {
-                let mut state = self.state.lock();
-                let State { plan, rng, ended, .. } = &mut *state;
-                if let Some(reason) = ended {
-                    return Err(WriteError(reason.clone()));
-                }
-                if plan.cursors.strikes(rng) {
-                    return Err(WriteError("an injected fault".into()));
-                }
-            }
+            self.small_write_fails()?;
             self.inner.cursors.put_cursors(user, device, cursors).await
         }
         .boxed()

@@ -3,6 +3,8 @@
 //! Nothing outlives the process, so "durable" means "in the map". Every append takes effect and is answered within the
 //! call.
 
+mod read_state;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
@@ -11,6 +13,7 @@ use convoke_protocol::message::Cursor;
 use futures_util::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
 
+use self::read_state::ReadState;
 use super::{
     Append, AppendDone, AppendError, ConversationIndex, CursorStore, Hint, LogRow, MessageLog, ReadError,
     ReadLimit, WriteError, WriteStamp,
@@ -27,6 +30,7 @@ struct State {
     logs: HashMap<ConversationId, BTreeMap<Seq, Stored>>,
     lists: HashMap<UserId, BTreeSet<ConversationId>>,
     cursors: HashMap<(UserId, DeviceId), HashMap<ConversationId, Seq>>,
+    read_state: ReadState,
     shut_down: bool,
 }
 
@@ -59,6 +63,7 @@ impl State {
         if rows.is_empty() {
             return Ok(());
         }
+        self.read_state.appended(&conversation, &rows);
         let log = self.logs.entry(conversation).or_default();
         for row in rows {
             // An equal stamp never carries another content, so it does not matter which of two equals stays.

@@ -183,6 +183,8 @@ pub struct Metrics {
     pub sends_acknowledged: Counter,
     /// Sends that were answered from the dedup window.
     pub sends_deduplicated: Counter,
+    /// Receipts, signals and the like that were left out because much waited for a socket.
+    pub events_dropped: Counter,
     pushes: PerValue<Counter>,
     /// Conversations in memory.
     pub conversations_active: Gauge,
@@ -263,6 +265,11 @@ impl Metrics {
             sends: plain(r, "sends", "Sends that reached a conversation"),
             sends_acknowledged: plain(r, "sends_acknowledged", "Sends acknowledged: durable and confirmed"),
             sends_deduplicated: plain(r, "sends_deduplicated", "Sends answered from the dedup window"),
+            events_dropped: plain(
+                r,
+                "events_dropped",
+                "Receipts and signals left out for a client that reads slowly",
+            ),
             pushes: labelled::<PushOutcome>(r, "pushes", "Messages pushed to one session each", "outcome"),
             conversations_active: plain(r, "conversations_active", "Conversations in memory"),
             conversation_activations: plain(

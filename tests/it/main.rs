@@ -16,6 +16,7 @@ mod hostile;
 mod retry;
 mod sessions;
 mod start;
+mod state;
 mod talk;
 mod tls;
 mod tokens;

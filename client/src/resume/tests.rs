@@ -60,7 +60,13 @@ fn synced(conversations: Vec<SyncedConversation>, pages: Vec<Page>) -> Synced {
 }
 
 fn told(n: u8, head: u64, cursor: Option<u64>) -> SyncedConversation {
-    SyncedConversation { conversation: conversation(n), head: Seq(head), cursor: cursor.map(Seq) }
+    SyncedConversation {
+        conversation: conversation(n),
+        head: Seq(head),
+        cursor: cursor.map(Seq),
+        read: Seq::ZERO,
+        unread: 0,
+    }
 }
 
 fn deliveries(resume: &mut Resume) -> Vec<Delivery> {

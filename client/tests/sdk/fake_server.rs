@@ -269,7 +269,8 @@ impl State {
                 sync.cursors.iter().find(|cursor| cursor.conversation == *id).map(|cursor| cursor.seq);
             let kept = self.device_cursors.get(id).copied().filter(|_| sync.use_device_cursors);
             let cursor = named.or(kept);
-            conversations.push(SyncedConversation { conversation: id.clone(), head, cursor });
+            let (read, unread) = (Seq::ZERO, 0);
+            conversations.push(SyncedConversation { conversation: id.clone(), head, cursor, read, unread });
             if let Some(cursor) = cursor.filter(|cursor| *cursor < head) {
                 pages.push(self.page(id, cursor.next(), head, &mut room));
             }
@@ -361,6 +362,7 @@ impl State {
                 HistoryPage { page: self.page(&history.conversation, Seq(1), Seq(u64::MAX), &mut room) }
                     .into()
             }
+            other => panic!("the fake does not know {}", other.name()),
         })
     }
 }

@@ -29,6 +29,10 @@ pub struct SyncedConversation {
     pub head: Seq,
     /// The cursor that the answer started from; absent when neither side had one.
     pub cursor: Option<Seq>,
+    /// How far the user has read, on whatever device.
+    pub read: Seq,
+    /// How many messages are unread above that.
+    pub unread: u64,
 }
 
 /// The answer to [`Sync`].

@@ -22,6 +22,7 @@ use ractor::ActorCell;
 
 use super::egress::Egress;
 use super::reading::Reader;
+use super::signals;
 use super::state::{Live, RateLimit, SessionState};
 use super::{SessionHandle, SessionShared, SessionTable};
 use crate::actors::conversation::core::SendCommand;
@@ -269,7 +270,8 @@ impl SessionConnection {
         }
         let rate = RateLimit::new(rules.send_burst, services.clock.now().monotonic);
         let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
-        Ok((Live { shared, actor, rate }, logged_in))
+        let signals = RateLimit::new(signals::SIGNAL_BURST, services.clock.now().monotonic);
+        Ok((Live { shared, actor, rate, signals }, logged_in))
     }
 
     async fn live(&mut self, id: u64, request: Request) -> Result<(), ErrorCode> {
@@ -289,6 +291,19 @@ impl SessionConnection {
             Request::Pull(pull) => Box::pin(reader.pull(pull)).await.map(Answer::Pulled),
             Request::History(history) => Box::pin(reader.history(history)).await.map(Answer::HistoryPage),
             Request::Sync(sync) => Box::pin(reader.sync(sync)).await.map(Answer::Synced),
+            Request::Read(read) => Box::pin(reader.read(read)).await.map(Answer::ReadDone),
+            Request::MarkAllRead(all) => Box::pin(reader.mark_all_read(all)).await.map(Answer::AllRead),
+            Request::ReadMarks(ask) => Box::pin(reader.read_marks(ask)).await.map(Answer::ReadMarksPage),
+            Request::Signal(signal) => {
+                let signal = signals::signal(services, &live.shared, &mut live.signals, signal);
+                Box::pin(signal).await.map(Answer::SignalTaken)
+            }
+            Request::Conversations(ask) => {
+                Box::pin(reader.conversations(ask)).await.map(Answer::ConversationList)
+            }
+            Request::SetConversation(set) => {
+                Box::pin(reader.set_conversation(set)).await.map(Answer::ConversationSet)
+            }
             Request::ListSessions(_) => Ok(Answer::Sessions(list_sessions(services, &live.shared).await)),
             Request::CloseSession(close) => {
                 close_session(services, &live.shared.user, &close).await.map(Answer::SessionClosed)

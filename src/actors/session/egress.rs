@@ -6,6 +6,7 @@
 //! # Bounds
 //! - Pushes above [`EgressLimits::max_bytes`] are dropped for their conversation, and one `Lagged` says so when the
 //!   queue has drained: the client fetches the rest.
+//! - Receipts, signals and the like are dropped above half of the bound ([`Egress::send_event_if_room`]).
 //! - Answers are never dropped: while the queue is above the bound, or as many requests as allowed are in flight, the
 //!   connection does not read ([`Egress::may_read`]).
 //! - More than [`MAX_LAGGED`] lagged conversations at once close the session as `SLOW_CONSUMER`.
@@ -132,6 +133,22 @@ impl Egress {
     pub fn send_event(&self, event: &Event) {
         self.queue_frame(self.framing.wrap(&event.encode(self.framing.codec(), 0)));
         self.flush();
+    }
+
+    /// Queues an event that the client can do without, and writes what fits. Says whether it was taken: not while more
+    /// than half of the bound waits for the socket, or the session is over.
+    pub fn send_event_if_room(&self, event: &Event) -> bool {
+        {
+            let mut queue = self.queue.lock();
+            if queue.broken || queue.closing.is_some() || queue.bytes > self.limits.max_bytes / 2 {
+                return false;
+            }
+            let frame = self.framing.wrap(&event.encode(self.framing.codec(), 0));
+            queue.bytes += frame.len();
+            queue.frames.push_back(frame);
+        }
+        self.flush();
+        true
     }
 
     /// Queues bytes that are framed already (a WebSocket pong); control frames are few and small.

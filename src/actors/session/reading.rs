@@ -1,5 +1,8 @@
 //! Reading what was said: pages bounded by the head that the conversation's owner tells (I6).
 
+mod listing;
+mod marks;
+
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::id::{ConversationId, Seq, Timestamp};
 use convoke_protocol::message::{Cursor, Message};
@@ -8,8 +11,10 @@ use convoke_protocol::request::messages::{
 };
 use convoke_protocol::request::sync::{Sync, Synced, SyncedConversation};
 
+use self::marks::Standing;
 use super::SessionShared;
 use super::dispatch::Services;
+use crate::actors::conversation::core::Head;
 use crate::storage::{LogRow, ReadError, ReadLimit};
 
 /// Conversations in one page of a `Sync`.
@@ -72,8 +77,14 @@ impl Reader<'_> {
 
     /// The first number there is and the head; from then on the session listens.
     async fn bounds(&self, conversation: &ConversationId) -> Result<(Seq, Seq), RequestError> {
+        let (first, head) = self.ends(conversation).await?;
+        Ok((first, head.seq))
+    }
+
+    /// The same with all that is known of the head.
+    async fn ends(&self, conversation: &ConversationId) -> Result<(Seq, Head), RequestError> {
         self.may_read(conversation)?;
-        let head = self.services.conversations.attend(conversation, self.session.id).await?.seq;
+        let head = self.services.conversations.attend(conversation, self.session.id).await?;
         let first =
             self.services.stores.log.first(conversation).await.map_err(|error| unavailable(&error))?;
         Ok((first, head))
@@ -236,9 +247,10 @@ impl Reader<'_> {
         };
         let next = (ids.len() == SYNC_CONVERSATIONS).then(|| ids.last().cloned()).flatten();
         let mut budget = self.budget();
-        let (mut conversations, mut pages) = (Vec::new(), Vec::new());
+        let (mut heads, mut pages) = (Vec::new(), Vec::new());
         for conversation in ids {
-            let (first, head) = self.bounds(&conversation).await?;
+            let (first, whole_head) = self.ends(&conversation).await?;
+            let head = whole_head.seq;
             let cursor = cursor_of(&conversation);
             if let Some(cursor) = cursor
                 && cursor < head
@@ -247,8 +259,17 @@ impl Reader<'_> {
                 let from = cursor.next().max(first);
                 pages.push(self.page(&conversation, (from, head), (first, head), &mut budget).await?);
             }
-            conversations.push(SyncedConversation { conversation, head, cursor });
+            heads.push((conversation, whole_head));
         }
+        let standings = self.standings(heads).await?.into_iter();
+        let synced = |Standing { conversation, head, mark, unread }| SyncedConversation {
+            head: head.seq,
+            cursor: cursor_of(&conversation),
+            read: head.seq.min(mark.seq),
+            unread,
+            conversation,
+        };
+        let conversations = standings.map(synced).collect();
         Ok(Synced { conversations, pages, next })
     }
 

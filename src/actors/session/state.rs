@@ -21,6 +21,7 @@ pub(super) struct Live {
     pub(super) shared: Arc<SessionShared>,
     pub(super) actor: SessionHandle,
     pub(super) rate: RateLimit,
+    pub(super) signals: RateLimit,
 }
 
 /// A token bucket: so many sends a second, and a burst.

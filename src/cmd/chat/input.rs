@@ -8,6 +8,8 @@ pub(super) const HELP: &str = "\
 /to USER       talk with somebody (yourself for notes)
 /group ID      talk in a group
 /history [N]   the N messages before the oldest one shown
+/list          your conversations, the newest first
+/read          mark everything as read
 /sessions      where you are logged in
 /quit          leave (so does Ctrl-D)
 //text         says /text";
@@ -22,6 +24,8 @@ pub(super) enum Input {
     Open(Target),
     History(u32),
     Sessions,
+    List,
+    Read,
     Help,
     Quit,
     Wrong(String),
@@ -50,6 +54,8 @@ impl Input {
                 .filter(|n| *n > 0)
                 .map_or_else(|| wrong(&format_args!("{argument:?} is no number of messages")), Self::History),
             "sessions" => Self::Sessions,
+            "list" => Self::List,
+            "read" => Self::Read,
             "help" => Self::Help,
             "quit" | "q" => Self::Quit,
             _ => wrong(&format_args!("there is no /{name}")),
@@ -75,6 +81,8 @@ mod tests {
             ("/history", Input::History(DEFAULT_HISTORY)),
             ("/history 5", Input::History(5)),
             ("/sessions", Input::Sessions),
+            ("/list", Input::List),
+            ("/read", Input::Read),
             ("/help", Input::Help),
             ("/quit", Input::Quit),
         ] {

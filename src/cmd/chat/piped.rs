@@ -160,6 +160,7 @@ impl<W: Write> Piped<W> {
             ClientEvent::Skipped { conversation, from, to } => {
                 eprintln!("convoke chat: {conversation}: {from} to {to} are no longer to be had");
             }
+            ClientEvent::ReadMoved(_) | ClientEvent::Receipt(_) | ClientEvent::Signalled(_) => {}
             ClientEvent::CaughtUp => self.caught_up = true,
             ClientEvent::Disconnected { reason } => eprintln!("convoke chat: {reason}; reconnecting…"),
             ClientEvent::Connected { node, .. } => eprintln!("convoke chat: connected to {node} again"),

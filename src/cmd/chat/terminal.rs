@@ -3,6 +3,8 @@
 //! Three threads: one waits for the keyboard, one writes above the line that is being typed, and the chat's own future
 //! joins them with the session. A message appears once it is durable; until then only the typed line is gone.
 
+mod reading;
+
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::mpsc as std_mpsc;
@@ -14,9 +16,11 @@ use convoke_protocol::id::{ConversationId, Seq, Timestamp};
 use convoke_protocol::message::{Content, Message};
 use convoke_protocol::request::messages::{Direction, History, HistoryFrom, Target};
 use rustyline::error::ReadlineError;
-use rustyline::{DefaultEditor, ExternalPrinter};
+use rustyline::history::DefaultHistory;
+use rustyline::{Editor, ExternalPrinter};
 use tokio::sync::mpsc;
 
+use self::reading::{Keys, Others};
 use super::Chat;
 use super::input::{HELP, Input};
 use super::outgoing::Outgoing;
@@ -40,9 +44,12 @@ enum Typed {
     End,
 }
 
+type LineEditor = Editor<Keys, DefaultHistory>;
+
 /// The keyboard: after each line it waits for the prompt of the next.
 struct Keyboard {
     typed: mpsc::Receiver<Typed>,
+    keys: mpsc::Receiver<()>,
     prompts: std_mpsc::SyncSender<String>,
 }
 
@@ -76,7 +83,9 @@ impl Screen {
 }
 
 impl Keyboard {
-    fn start(mut editor: DefaultEditor, first_prompt: String) -> Self {
+    fn start(mut editor: LineEditor, first_prompt: String) -> Self {
+        let (pressed, keys) = mpsc::channel(1);
+        editor.set_helper(Some(Keys(pressed)));
         let (typing, typed) = mpsc::channel(1);
         let (prompts, next_prompt) = std_mpsc::sync_channel::<String>(1);
         std::thread::spawn(move || {
@@ -103,12 +112,12 @@ impl Keyboard {
                 }
             }
         });
-        Self { typed, prompts }
+        Self { typed, keys, prompts }
     }
 }
 
 /// The typed line makes room for the message, which comes with its time once it is durable.
-fn erase(editor: &mut DefaultEditor, prompt: &str, line: &str) {
+fn erase(editor: &mut LineEditor, prompt: &str, line: &str) {
     use std::io::Write as _;
     let columns = editor.dimensions().map_or(80, |(columns, _)| columns.into());
     let mut out = std::io::stdout().lock();
@@ -118,7 +127,7 @@ fn erase(editor: &mut DefaultEditor, prompt: &str, line: &str) {
 }
 
 pub(super) async fn run(chat: Chat) -> anyhow::Result<ExitCode> {
-    let mut editor = DefaultEditor::new().context("the terminal")?;
+    let mut editor = LineEditor::new().context("the terminal")?;
     let screen = Screen::start(editor.create_external_printer().context("the terminal")?);
     let style = Style { colours: std::env::var_os("NO_COLOR").is_none() };
     let mut talk = Talk {
@@ -128,6 +137,8 @@ pub(super) async fn run(chat: Chat) -> anyhow::Result<ExitCode> {
         shown: HashMap::new(),
         day: String::new(),
         down: false,
+        others: Others::default(),
+        last_is_own: false,
         chat,
     };
     let mut keyboard = Keyboard::start(editor, talk.prompt());
@@ -151,6 +162,9 @@ struct Talk {
     shown: HashMap<ConversationId, Shown>,
     day: String,
     down: bool,
+    others: Others,
+    /// Whether the last message of the open conversation is the user's own.
+    last_is_own: bool,
 }
 
 impl Talk {
@@ -199,6 +213,7 @@ impl Talk {
                     }
                     None => return self.over(keyboard).await,
                 },
+                Some(()) = keyboard.keys.recv() => self.key(),
                 receipt = self.outgoing.receipt(&self.chat.client), if waiting => self.receipt(receipt),
             }
         }
@@ -209,10 +224,12 @@ impl Talk {
     async fn begin(&mut self) -> bool {
         let Some(target) = self.chat.target.clone() else {
             self.notice("every conversation is shown here; /to USER opens one");
+            self.list(true).await;
             return true;
         };
         // Only then is it certain where "live" begins: behind a page that is read after it.
         let mut meanwhile = Vec::new();
+        self.list(true).await;
         loop {
             match self.chat.events.next().await {
                 Some(ClientEvent::CaughtUp) => break,
@@ -261,6 +278,8 @@ impl Talk {
             Input::Say(words) => self.say(words),
             Input::History(count) => self.older(count).await,
             Input::Sessions => self.sessions().await,
+            Input::List => self.list(false).await,
+            Input::Read => self.read_all().await,
         }
         false
     }
@@ -300,6 +319,8 @@ impl Talk {
         let first = page.messages.first().map_or(page.head.next(), |message| message.seq);
         let known = self.shown.entry(conversation).or_insert(Shown { first, last: page.head });
         *known = Shown { first, last: page.head.max(known.last) };
+        self.has_read(&page.conversation, page.head);
+        self.last_is_own = page.messages.last().is_some_and(|message| message.sender == self.chat.user);
         if page.messages.is_empty() {
             self.notice("nothing was said here yet");
         } else if page.next.is_some() {
@@ -367,6 +388,9 @@ impl Talk {
                 self.notice(&format!("{conversation}: {from} to {to} are no longer to be had"));
             }
             ClientEvent::CaughtUp => {}
+            ClientEvent::ReadMoved(moved) => self.read_elsewhere(&moved),
+            ClientEvent::Receipt(receipt) => self.seen(&receipt),
+            ClientEvent::Signalled(signalled) => self.signalled(&signalled),
             ClientEvent::Disconnected { reason } => {
                 self.down = true;
                 self.notice(&format!("{reason}; reconnecting…"));
@@ -396,6 +420,12 @@ impl Talk {
         }
         shown.last = message.seq;
         let open = self.chat.conversation();
+        if open.as_ref() == Some(conversation) {
+            self.last_is_own = message.sender == self.chat.user;
+            if !self.last_is_own {
+                self.has_read(conversation, message.seq);
+            }
+        }
         let elsewhere = (open.as_ref() != Some(conversation)).then_some(conversation);
         self.show(elsewhere, message);
     }

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
-use convoke_protocol::id::{ConversationId, Timestamp, UserId};
+use convoke_protocol::id::{ConversationId, ConversationKind, Timestamp, UserId};
 use convoke_protocol::message::{Message, MessageKind};
+use convoke_protocol::request::conversations::ListedConversation;
 
 const DAY_S: u64 = 86_400;
 
@@ -13,6 +14,9 @@ const DAY_S: u64 = 86_400;
 const SENDERS: [&str; 5] = ["32", "33", "34", "35", "36"];
 const DIM: &str = "2";
 const BOLD: &str = "1";
+
+/// So much of the last message is in a list.
+const LISTED_CHARS: usize = 60;
 
 /// A message as one line: `CONVERSATION SEQ SENDER TEXT`.
 pub(super) fn plain_line(conversation: &ConversationId, message: &Message) -> String {
@@ -79,6 +83,23 @@ impl Style {
         self.paint(BOLD, &text)
     }
 
+    /// A conversation of a list.
+    pub(super) fn listed(self, own: &UserId, one: &ListedConversation) -> String {
+        let label = one.label.as_deref().map(one_line);
+        let name = self.paint(BOLD, &label.unwrap_or_else(|| name(own, &one.conversation)));
+        let unread = match one.unread {
+            0 => String::new(),
+            unread => self.paint("32", &format!(" {unread} unread")),
+        };
+        let marks = [(one.pinned, " [pinned]"), (one.muted, " [muted]")];
+        let marks: String = marks.iter().filter_map(|(set, text)| set.then_some(*text)).collect();
+        let last = one.last.as_ref().map_or(String::new(), |message| {
+            let words: String = one_line(&shown(message)).chars().take(LISTED_CHARS).collect();
+            self.paint(DIM, &format!(" {} {}: {words}", day_and_time(message.time), message.sender))
+        });
+        format!("  {name}{unread}{marks}{last}")
+    }
+
     /// A message in the conversation that is open, or in another one, which is named.
     pub(super) fn message(
         self,
@@ -99,6 +120,15 @@ impl Style {
             line.push_str(&one_line(part).replace("\\\\", "\\"));
         }
         line
+    }
+}
+
+/// What a person calls a conversation: the other user, or the group.
+pub(super) fn name(own: &UserId, conversation: &ConversationId) -> String {
+    match (conversation.peer_of(own), conversation.kind()) {
+        (Some(peer), _) => peer.to_string(),
+        (None, ConversationKind::Group(group)) => group.to_owned(),
+        (None, _) => conversation.to_string(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! The store is opened for this alone, without its writer and without background work: apart from what opening mends
 //! (a torn end of the journal) nothing is changed. Memory follows the longest conversation.
 
-use std::collections::HashSet;
+mod marks;
+
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -14,8 +16,8 @@ use serde::Serialize;
 
 use super::database::{Rows, RowsOptions, decode};
 use super::{OpenError, keys};
-use crate::storage::LogRow;
 use crate::storage::row::NO_MESSAGE;
+use crate::storage::{LogRow, ReadMark};
 
 /// A report names so many findings; it counts all.
 pub const MAX_FINDINGS: usize = 100;
@@ -61,6 +63,12 @@ pub enum Rule {
     ListedLog,
     /// A cursor is not above the head.
     Cursor,
+    /// A read mark is not above the head and has the ordinal of its row.
+    Mark,
+    /// Every sender's mark is at its last message.
+    SentMark,
+    /// What was recalled or deleted is in the index of what does not count as unread, and nothing else is.
+    Uncounted,
 }
 
 /// What was found.
@@ -80,6 +88,10 @@ pub struct CheckReport {
     pub list_entries: u64,
     /// Cursors of devices.
     pub cursors: u64,
+    /// Read marks of users, and what they need.
+    pub marks: u64,
+    /// Settings of users.
+    pub settings: u64,
     /// Bytes of a batch that was torn by a crash; they were cut off, nothing in them was acknowledged.
     pub torn_bytes: u64,
     /// How much is wrong.
@@ -108,8 +120,8 @@ impl fmt::Display for CheckReport {
         writeln!(f, "format {}, created by {}, {} shards", self.format, self.created_by, self.shards)?;
         writeln!(
             f,
-            "{} conversations, {} messages, {} list entries, {} cursors",
-            self.conversations, self.messages, self.list_entries, self.cursors
+            "{} conversations, {} messages, {} list entries, {} cursors, {} marks, {} settings",
+            self.conversations, self.messages, self.list_entries, self.cursors, self.marks, self.settings
         )?;
         if self.torn_bytes > 0 {
             writeln!(f, "{} bytes of an unacknowledged batch were cut off after a crash", self.torn_bytes)?;
@@ -151,6 +163,7 @@ pub fn check(dir: &Path) -> Result<CheckReport, OpenError> {
     check_logs(&rows, &mut report)?;
     check_lists(&rows, &mut report)?;
     check_cursors(&rows, &mut report)?;
+    marks::check(&rows, &mut report)?;
     Ok(report)
 }
 
@@ -160,6 +173,9 @@ struct Log {
     last: Option<LogRow>,
     ids: HashSet<MessageId>,
     client_ids: HashSet<(UserId, ClientId)>,
+    /// The last message of each sender.
+    sent: HashMap<UserId, ReadMark>,
+    uncounted: Vec<Seq>,
 }
 
 fn check_logs(rows: &Rows, report: &mut CheckReport) -> Result<(), OpenError> {
@@ -173,9 +189,13 @@ fn check_logs(rows: &Rows, report: &mut CheckReport) -> Result<(), OpenError> {
         report.messages += 1;
         if log.as_ref().is_none_or(|log| log.conversation != conversation) {
             report.conversations += 1;
+            if let Some(log) = &log {
+                marks::check_log(rows, log, report)?;
+            }
             check_listed(rows, &conversation, report)?;
             let (ids, client_ids) = (HashSet::new(), HashSet::new());
-            log = Some(Log { conversation, last: None, ids, client_ids });
+            let (sent, uncounted) = (HashMap::new(), Vec::new());
+            log = Some(Log { conversation, last: None, ids, client_ids, sent, uncounted });
         }
         let Some(log) = &mut log else { continue };
         match decode(&key, &value) {
@@ -184,6 +204,9 @@ fn check_logs(rows: &Rows, report: &mut CheckReport) -> Result<(), OpenError> {
                 report.find(Rule::Readable, Some(&log.conversation), Some(seq), error.to_string());
             }
         }
+    }
+    if let Some(log) = &log {
+        marks::check_log(rows, log, report)?;
     }
     Ok(())
 }
@@ -231,6 +254,12 @@ impl Log {
         }
         if row.base > row.seq || row.window > row.seq {
             find(Rule::BaseAndWindow, format!("has base {} and window {}", row.base, row.window));
+        }
+        if row.entry.kind == MessageKind::USER {
+            self.sent.insert(row.entry.sender.clone(), row.mark());
+        }
+        if row.is_uncounted() {
+            self.uncounted.push(row.seq);
         }
         self.last = Some(row);
     }

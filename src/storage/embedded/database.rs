@@ -33,6 +33,8 @@ pub(super) struct Rows {
     pub(super) messages: Keyspace,
     pub(super) lists: Keyspace,
     pub(super) cursors: Keyspace,
+    pub(super) marks: Keyspace,
+    pub(super) settings: Keyspace,
     pub(super) meta: Keyspace,
     pub(super) format: Format,
     /// How many bytes of a torn batch were cut off when it was opened.
@@ -80,6 +82,8 @@ impl Rows {
             messages: keyspace("messages")?,
             lists: keyspace("lists")?,
             cursors: keyspace("cursors")?,
+            marks: keyspace("marks")?,
+            settings: keyspace("settings")?,
             meta,
             database: database.clone(),
             format,
@@ -88,8 +92,8 @@ impl Rows {
         })
     }
 
-    pub(super) fn keyspaces(&self) -> [&Keyspace; 4] {
-        [&self.messages, &self.lists, &self.cursors, &self.meta]
+    pub(super) fn keyspaces(&self) -> [&Keyspace; 6] {
+        [&self.messages, &self.lists, &self.cursors, &self.marks, &self.settings, &self.meta]
     }
 
     pub(super) fn hint(&self, conversation: &ConversationId) -> Result<Option<Hint>, ReadError> {
@@ -223,6 +227,8 @@ fn create(dir: &Path, path: &Path, shards: u32) -> Result<(), OpenError> {
         database.keyspace("messages", message_rows)?;
         database.keyspace("lists", small_rows)?;
         database.keyspace("cursors", small_rows)?;
+        database.keyspace("marks", small_rows)?;
+        database.keyspace("settings", small_rows)?;
         let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
         Format::new(shards).write(&mut batch, &meta);
         batch.commit()?;

@@ -68,6 +68,73 @@ pub(super) fn split_cursor(key: &[u8]) -> Option<(UserId, DeviceId, Conversation
     Some((user, device, conversation))
 }
 
+/// What a row among the marks is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark<'a> {
+    /// How far a user has read.
+    Read(&'a UserId),
+    /// A user's own last message.
+    Sent(&'a UserId),
+    /// A message that does not count as unread any more.
+    Uncounted(Seq),
+}
+
+/// `hash conversation 0x00 kind user`, or a seq (big-endian) instead of the user. The hash as in a message's key.
+pub(super) fn mark(conversation: &ConversationId, mark: Mark<'_>) -> UserKey {
+    let id = conversation.as_str().as_bytes();
+    let end = |kind: u8, rest: &[u8]| UserKey::from(joined(&[&hash(id), id, &[END, kind], rest]));
+    match mark {
+        Mark::Read(user) => end(b'r', user.as_str().as_bytes()),
+        Mark::Sent(user) => end(b's', user.as_str().as_bytes()),
+        Mark::Uncounted(seq) => end(b'u', &seq.0.to_be_bytes()),
+    }
+}
+
+/// A row among the marks, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum OwnedMark {
+    Read(UserId),
+    Sent(UserId),
+    Uncounted(Seq),
+}
+
+/// Takes a mark's key apart.
+pub(super) fn split_mark(key: &[u8]) -> Option<(ConversationId, OwnedMark)> {
+    let (hashed, rest) = key.split_first_chunk::<4>()?;
+    let end = rest.iter().position(|byte| *byte == END)?;
+    let (conversation, rest) = (&rest[..end], &rest[end + 1..]);
+    if *hashed != hash(conversation) {
+        return None;
+    }
+    let conversation = ConversationId::new(text(conversation)?).ok()?;
+    let user = |bytes| UserId::new(text(bytes)?).ok();
+    let mark = match rest.split_first()? {
+        (b'r', name) => OwnedMark::Read(user(name)?),
+        (b's', name) => OwnedMark::Sent(user(name)?),
+        (b'u', seq) => OwnedMark::Uncounted(read_seq(seq)?),
+        _ => return None,
+    };
+    Some((conversation, mark))
+}
+
+/// The fields of a user's settings of a conversation.
+pub(super) const LABEL: u8 = b'l';
+pub(super) const MUTED: u8 = b'm';
+pub(super) const PINNED: u8 = b'p';
+
+/// `user 0x00 conversation 0x00 field`: the rows of a user lie within [`list_bounds`].
+pub(super) fn setting(user: &UserId, conversation: &ConversationId, field: u8) -> UserKey {
+    let (user, conversation) = (user.as_str().as_bytes(), conversation.as_str().as_bytes());
+    UserKey::from(joined(&[user, &[END], conversation, &[END, field]]))
+}
+
+/// Takes a setting's key apart.
+pub(super) fn split_setting(key: &[u8]) -> Option<(UserId, ConversationId, u8)> {
+    let (key, [END, field]) = key.split_last_chunk::<2>()? else { return None };
+    let (user, conversation) = split_list(key)?;
+    Some((user, conversation, *field))
+}
+
 /// `first 0x00 conversation`, among the meta rows: the lowest seq of a log that was trimmed.
 pub(super) fn first(conversation: &ConversationId) -> UserKey {
     UserKey::from(joined(&[b"first", &[END], conversation.as_str().as_bytes()]))
@@ -118,6 +185,16 @@ mod tests {
         assert_eq!(split_list(&list(&user, &short)), Some((user.clone(), short.clone())));
         let cursor = cursor(&user, &device, &long);
         assert_eq!(split_cursor(&cursor), Some((user.clone(), device, long.clone())));
+        let seq = Seq(0x0001_0000_ff00);
+        for (key, mark) in [
+            (mark(&long, Mark::Read(&user)), OwnedMark::Read(user.clone())),
+            (mark(&long, Mark::Sent(&user)), OwnedMark::Sent(user.clone())),
+            (mark(&long, Mark::Uncounted(seq)), OwnedMark::Uncounted(seq)),
+        ] {
+            assert_eq!(split_mark(&key), Some((long.clone(), mark)));
+        }
+        let key = setting(&user, &short, MUTED);
+        assert_eq!(split_setting(&key), Some((user.clone(), short.clone(), MUTED)));
         let (from, to) = list_bounds(&user);
         assert!(from.as_slice() < &list(&user, &short)[..] && &list(&user, &long)[..] < to.as_slice());
         let other = UserId::new("alice2").expect("valid");

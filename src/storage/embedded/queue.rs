@@ -19,10 +19,25 @@ use crate::storage::{AppendDone, AppendError};
 /// Beside the bytes of its rows a queued append takes about so much.
 const APPEND_OVERHEAD: usize = 256;
 
+/// Where a row goes that is neither a message nor an entry of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Small {
+    Marks,
+    Settings,
+}
+
+/// A row that goes along with an append, or alone.
+pub(super) struct SmallRow {
+    pub(super) keyspace: Small,
+    pub(super) key: UserKey,
+    pub(super) value: UserValue,
+}
+
 /// An append, encoded. Whoever drops it unanswered answers that its outcome is not known.
 pub(super) struct Job {
     pub(super) rows: Vec<(UserKey, UserValue)>,
     pub(super) lists: Vec<UserKey>,
+    pub(super) small: Vec<SmallRow>,
     bytes: usize,
     done: Option<AppendDone>,
 }
@@ -31,7 +46,14 @@ impl Job {
     pub(super) fn new(rows: Vec<(UserKey, UserValue)>, lists: Vec<UserKey>, done: AppendDone) -> Self {
         let rows_bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
         let lists_bytes: usize = lists.iter().map(|key| key.len()).sum();
-        Self { rows, lists, bytes: rows_bytes + lists_bytes, done: Some(done) }
+        Self { rows, lists, small: Vec::new(), bytes: rows_bytes + lists_bytes, done: Some(done) }
+    }
+
+    /// The same with rows that go along.
+    pub(super) fn with(mut self, small: Vec<SmallRow>) -> Self {
+        self.bytes += small.iter().map(|row| row.key.len() + row.value.len()).sum::<usize>();
+        self.small = small;
+        self
     }
 
     /// The bytes of its rows and their keys.

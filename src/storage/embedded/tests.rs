@@ -491,13 +491,24 @@ async fn check_finds_every_kind_of_damage() {
             rows.messages.insert(key, rows::encode(&row)).expect("written");
         })
     };
+    let (alice, bob) = (user("alice"), user("bob"));
+    let mark = |mark: keys::Mark<'_>, value: Option<(u64, u64)>| -> Break {
+        let key = keys::mark(&id, mark);
+        Box::new(move |rows| match value {
+            Some((seq, ordinal)) => {
+                let value = super::marks::mark_value(crate::storage::ReadMark { seq: Seq(seq), ordinal });
+                rows.marks.insert(key.clone(), value).expect("written");
+            }
+            None => rows.marks.remove(key.clone()).expect("removed"),
+        })
+    };
     let list_of_bob = keys::list(&user("bob"), &id);
     let (bobs, third) = (list_of_bob.clone(), keys::message(&id, Seq(3)));
     let nowhere = keys::list(&user("bob"), &conversation("nowhere"));
     let far = keys::cursor(&user("bob"), &device("phone"), &id);
     let cases: Vec<(&[Rule], Break)> = vec![
         (&[Rule::NoGap], Box::new(move |rows| rows.messages.remove(third.clone()).expect("removed"))),
-        (&[Rule::NoGap], write(row(9, None, "beyond"))),
+        (&[Rule::NoGap, Rule::SentMark], write(row(9, None, "beyond"))),
         (&[Rule::Chain], write(of(|row| row.id.0 = uuid::Uuid::from_u128(7)))),
         (&[Rule::Chain], write(of(|row| row.prev.0 = uuid::Uuid::from_u128(7)))),
         (&[Rule::Ordinal, Rule::Ordinal], write(of(|row| row.entry.ordinal += 1))),
@@ -518,6 +529,18 @@ async fn check_finds_every_kind_of_damage() {
         (&[Rule::Readable], Box::new(|rows| rows.messages.insert("nonsense", "x").expect("written"))),
         (&[Rule::Readable], Box::new(|rows| rows.lists.insert("nonsense", "x").expect("written"))),
         (&[Rule::Readable], Box::new(|rows| rows.cursors.insert("nonsense", "x").expect("written"))),
+        (&[Rule::Readable], Box::new(|rows| rows.marks.insert("nonsense", "x").expect("written"))),
+        (&[Rule::Readable], Box::new(|rows| rows.settings.insert("nonsense", "x").expect("written"))),
+        (&[Rule::Mark], mark(keys::Mark::Read(&bob), Some((6, 6)))),
+        (&[Rule::Mark], mark(keys::Mark::Read(&bob), Some((3, 4)))),
+        (&[Rule::SentMark], mark(keys::Mark::Sent(&alice), Some((3, 3)))),
+        (&[Rule::SentMark], mark(keys::Mark::Sent(&alice), None)),
+        (&[Rule::SentMark], mark(keys::Mark::Sent(&bob), Some((3, 3)))),
+        (&[Rule::Uncounted], mark(keys::Mark::Uncounted(Seq(3)), Some((3, 3)))),
+        (
+            &[Rule::Uncounted],
+            write(of(|row| row.entry.recalled_at = Some(convoke_protocol::id::Timestamp(1)))),
+        ),
     ];
     let good = good_store().await;
     for (n, (expected, damage)) in cases.iter().enumerate() {

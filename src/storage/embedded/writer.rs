@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use super::cursors::PendingCursors;
 use super::database::Rows;
 use super::keys;
-use super::queue::{BatchLimits, Job, Next, Queue};
+use super::marks::{self, PendingMarks};
+use super::queue::{BatchLimits, Job, Next, Queue, Small};
 use super::stats::StoreStats;
 use crate::storage::{AppendError, Health};
 
@@ -52,6 +53,7 @@ pub type FaultHook = Arc<dyn Fn(u64) -> Option<InjectedFault> + Send + Sync>;
 pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     pub(super) cursors: PendingCursors,
+    pub(super) marks: PendingMarks,
     pub(super) stats: Arc<StoreStats>,
     pub(super) health: Mutex<Health>,
 }
@@ -66,6 +68,7 @@ impl Shared {
             }
         }
         self.cursors.close(reason);
+        self.marks.close(reason);
         self.queue.end(reason);
     }
 }
@@ -92,6 +95,7 @@ impl Drop for EndWithThread {
             self.0.poison("the store's writer panicked");
         } else {
             self.0.cursors.close("the store is shut down");
+            self.0.marks.close("the store is shut down");
             self.0.queue.end("the store is shut down");
         }
     }
@@ -119,6 +123,7 @@ impl Writer {
     /// Cursors may come in until the very end.
     fn write_last_cursors(&mut self) {
         self.shared.cursors.close("the store is shut down");
+        self.shared.marks.close("the store is shut down");
         self.write(Vec::new(), true);
     }
 
@@ -155,7 +160,7 @@ impl Writer {
     /// Writes one batch and syncs it. Returns the bytes of the appends.
     fn commit(&mut self, jobs: &mut [Job], cursors: bool) -> Result<usize, AppendError> {
         let rows = &self.rows;
-        let items = jobs.iter().map(|job| job.rows.len() + job.lists.len()).sum();
+        let items = jobs.iter().map(|job| job.rows.len() + job.lists.len() + job.small.len()).sum();
         let mut batch = fjall::OwnedWriteBatch::with_capacity(rows.database.clone(), items)
             .durability(Some(PersistMode::SyncData));
         let mut bytes = 0;
@@ -166,6 +171,13 @@ impl Writer {
             }
             for key in job.lists.drain(..) {
                 batch.insert(&rows.lists, key, LIST_ENTRY);
+            }
+            for row in job.small.drain(..) {
+                let keyspace = match row.keyspace {
+                    Small::Marks => &rows.marks,
+                    Small::Settings => &rows.settings,
+                };
+                batch.insert(keyspace, row.key, row.value);
             }
         }
         let mut cursors_written = 0;
@@ -181,12 +193,24 @@ impl Writer {
                 }
             }
         }
-        self.unflushed_bytes += (bytes + cursors_written * 64) as u64;
+        let mut marks_written = 0;
+        if cursors {
+            for (key, mark) in self.shared.marks.take() {
+                let raised = marks::raised(rows, &key, mark);
+                let raised = raised.map_err(|e| AppendError::NotStored(e.to_string()))?;
+                if let Some((key, value)) = raised {
+                    batch.insert(&rows.marks, key, value);
+                    marks_written += 1;
+                }
+            }
+        }
+        self.unflushed_bytes += (bytes + (cursors_written + marks_written) * 64) as u64;
         if !batch.is_empty() {
             self.commit_batch(batch)?;
         }
         if cursors {
             self.shared.cursors.written();
+            self.shared.marks.written();
             self.shared.stats.cursors.fetch_add(cursors_written as u64, Ordering::Relaxed);
         }
         Ok(bytes)

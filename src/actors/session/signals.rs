@@ -1,0 +1,65 @@
+//! Signals: passed on to who is there, never kept.
+
+use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::event::Signalled;
+use convoke_protocol::frame::Event;
+use convoke_protocol::request::messages::Target;
+use convoke_protocol::request::read_state::{
+    MAX_SIGNAL_BODY_BYTES, MAX_SIGNAL_KIND_BYTES, Signal, SignalTaken,
+};
+
+use super::SessionShared;
+use super::dispatch::Services;
+use super::state::RateLimit;
+
+/// Signals of one session per second, in the long run.
+const SIGNALS_PER_S: u32 = 20;
+
+/// Signals of one session at once, when it was quiet before.
+pub(super) const SIGNAL_BURST: u32 = 40;
+
+/// Passes a signal on to the other sessions of the conversation.
+pub(super) async fn signal(
+    services: &Services,
+    session: &SessionShared,
+    rate: &mut RateLimit,
+    signal: Signal,
+) -> Result<SignalTaken, RequestError> {
+    let Signal { target, kind, content } = signal;
+    if kind.is_empty() || kind.len() > MAX_SIGNAL_KIND_BYTES || kind.chars().any(char::is_control) {
+        let text = format!("a kind has 1 to {MAX_SIGNAL_KIND_BYTES} bytes and no control characters");
+        return Err(RequestError::not_done(ErrorCode::INVALID_REQUEST, text));
+    }
+    if content.body.len() > MAX_SIGNAL_BODY_BYTES {
+        let text = format!("the body has {} bytes, more than {MAX_SIGNAL_BODY_BYTES}", content.body.len());
+        return Err(RequestError::not_done(ErrorCode::BODY_TOO_LARGE, text));
+    }
+    let now = services.clock.now().monotonic;
+    if let Err(wait_ms) = rate.take(SIGNALS_PER_S, SIGNAL_BURST, now) {
+        let error = RequestError::not_done(ErrorCode::RATE_LIMITED, "more signals per second than allowed");
+        return Err(error.retry_after(wait_ms));
+    }
+    let Target::User(_) = &target else {
+        return Err(RequestError::not_done(
+            ErrorCode::NOT_FOUND,
+            "there is no such group, or it is not yours",
+        ));
+    };
+    let conversation = target.conversation(&session.user);
+    let users = conversation.direct_users();
+    let event = Event::Signalled(Signalled {
+        conversation,
+        user: session.user.clone(),
+        device: session.device.clone(),
+        kind,
+        content,
+    });
+    for user in users {
+        for other in services.directory.sessions(&user).await {
+            if other.id != session.id {
+                other.tell_if_room(&event);
+            }
+        }
+    }
+    Ok(SignalTaken {})
+}
