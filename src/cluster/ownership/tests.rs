@@ -138,6 +138,7 @@ impl Cluster {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an output is handed over once, as the core gives it")]
     fn run(&mut self, at: usize, output: Output<Ticket>) {
         let answer = match output {
             _ if !self.store_answers => failed(&output),
@@ -171,7 +172,7 @@ impl Cluster {
         let unknown = self.rng.random_range(0..100) < self.unknown;
         if unknown && self.rng.random() {
             self.after(Event::Late(shard, expected, then));
-            return Input::ShardDecided(*shard, Decision::Unknown);
+            return Input::ShardDecided(shard, Decision::Unknown);
         }
         let row = &mut self.shards[shard.0 as usize];
         let applies = *row == expected;
