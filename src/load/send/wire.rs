@@ -30,7 +30,7 @@ pub(super) mod type_number {
 /// Numbers above this are no server's: nobody sends so many messages.
 const MAX_SEQ: u64 = 1 << 53;
 
-/// Bytes of a [`Stamp`]; no message's body is shorter.
+/// Bytes of a time stamp; no message's body is shorter.
 pub const STAMP_BYTES: usize = 16;
 
 /// The beginning of each message's body: what its receiver needs to know, so that nobody keeps a table.
