@@ -21,9 +21,10 @@ const LEAN: &str = "[storage]\nmemtable_bytes = 1048576\ncache_bytes = 1048576\n
 const BODY: usize = 100_000;
 
 /// So much that no buffer of a kernel holds it.
-const MESSAGES: u64 = 500;
+const MESSAGES: u64 = 250;
 
-/// How much a node may grow by what it does anyway: an unbounded queue for one of them would take more.
+/// How much a node may grow by what it does anyway (the allocator keeps some of what passed through): unbounded queues for
+/// the three of them would take 75 MB.
 const GROWTH: u64 = 40_000_000;
 
 fn body(n: u64) -> String {
