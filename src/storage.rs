@@ -9,11 +9,16 @@
 //! - No read shows a row before its write is durable.
 //! - Nothing in this module knows actors or sockets.
 
+pub mod change;
 pub mod conformance;
 pub mod embedded;
 pub mod faulty;
+pub mod groups;
+pub mod hidden;
 pub mod memory;
+pub mod reactions;
 pub mod read_marks;
+pub mod retention;
 pub mod row;
 pub mod user_conversations;
 
@@ -23,7 +28,12 @@ use convoke_protocol::id::{ConversationId, DeviceId, MessageId, Seq, UserId};
 use convoke_protocol::message::Cursor;
 use futures_util::future::BoxFuture;
 
+pub use change::{Change, Projection, ReactionRow};
+pub use groups::{GroupRow, GroupStore, JoinRequestRow, Left, MemberRow};
+pub use hidden::{HiddenRows, HiddenStore};
+pub use reactions::ReactionStore;
 pub use read_marks::{MarkKey, ReadMark, ReadMarkStore, RowsAbove};
+pub use retention::{LogStart, RetentionStore};
 pub use row::{Entry, Epoch, LogRow, WriteStamp};
 pub use user_conversations::{ConversationSettings, SettingsChange, UserConversationStore};
 
@@ -83,6 +93,17 @@ pub struct Hint {
     pub id: MessageId,
 }
 
+/// The two ends of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tail {
+    /// The row that the hint names; `None` without a hint.
+    pub hinted: Option<LogRow>,
+    /// Whether no row lies above the hint: then the hinted row is the head. Otherwise only the owner knows the head.
+    pub settled: bool,
+    /// Where the log begins.
+    pub start: LogStart,
+}
+
 /// How much a read returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadLimit {
@@ -136,9 +157,34 @@ pub trait MessageLog: Send + Sync + 'static {
     /// - `done` is called exactly once, also when the store is shut down.
     fn append(&self, append: Append, done: AppendDone);
 
-    /// The place from which a new owner scans: confirmed, and as high as is known. `None` for an empty log.
+    /// Writes what committed entries change; `done` learns the outcome, as with [`Self::append`].
+    ///
+    /// - `Ok` means that all of it is durable. A part of it may be there without the rest if the process dies.
+    /// - Writing the same with the same stamp again changes nothing; of two writes of one place the one with the higher
+    ///   stamp stays.
+    /// - It takes effect after the appends and projections of this conversation that were called before it.
+    /// - A row that [`LogRow::is_uncounted`] counts as such in [`ReadMarkStore::uncounted`] from then on.
+    /// - A member that is not one who left ends the request to join of that user ([`GroupStore::join_requests`]).
+    fn project(&self, projection: Projection, done: AppendDone);
+
+    /// The place from which a new owner scans: confirmed, with all that the entries up to it change, and as high as is known.
+    /// `None` for a log without one: the scan begins with the first row.
     fn hint<'a>(&'a self, conversation: &'a ConversationId)
     -> BoxFuture<'a, Result<Option<Hint>, ReadError>>;
+
+    /// Keeps a hint; one that is lower than what is kept changes nothing. Durable with `Ok`.
+    fn put_hint<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        hint: Hint,
+        stamp: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>>;
+
+    /// The ends of several logs, in the order of the ids.
+    fn tails<'a>(
+        &'a self,
+        conversations: &'a [ConversationId],
+    ) -> BoxFuture<'a, Result<Vec<Tail>, ReadError>>;
 
     /// The rows with seq in `from..=to` that are there, in rising order, at most `limit`. A missing row is left out.
     fn read<'a>(
@@ -158,8 +204,18 @@ pub trait MessageLog: Send + Sync + 'static {
         limit: ReadLimit,
     ) -> BoxFuture<'a, Result<Vec<LogRow>, ReadError>>;
 
-    /// The lowest seq that was not trimmed; 1 for an untrimmed or empty log.
-    fn first<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<Seq, ReadError>>;
+    /// Where the log begins.
+    fn start<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<LogStart, ReadError>>;
+
+    /// Deletes the rows below `start`, with all that belongs to them (reactions, what is uncounted), and keeps where the log
+    /// begins; a start that is not above what is kept changes nothing. The caller sees to it that a durable hint and the
+    /// dedup window lie at or above it. Durable with `Ok`; after an error a part may be gone, and it may be repeated.
+    fn trim<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        start: LogStart,
+        stamp: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>>;
 }
 
 /// Which conversations a user has.
@@ -215,20 +271,40 @@ pub struct Stores {
     pub marks: Arc<dyn ReadMarkStore>,
     /// How users want their conversations.
     pub settings: Arc<dyn UserConversationStore>,
+    /// The groups.
+    pub groups: Arc<dyn GroupStore>,
+    /// The reactions.
+    pub reactions: Arc<dyn ReactionStore>,
+    /// What users hid.
+    pub hidden: Arc<dyn HiddenStore>,
+    /// For how long conversations are kept.
+    pub retention: Arc<dyn RetentionStore>,
 }
 
 impl Stores {
     /// One store that is all of them.
     pub fn of<S>(store: Arc<S>) -> Self
     where
-        S: MessageLog + ConversationIndex + CursorStore + ReadMarkStore + UserConversationStore,
+        S: MessageLog
+            + ConversationIndex
+            + CursorStore
+            + ReadMarkStore
+            + UserConversationStore
+            + GroupStore
+            + ReactionStore
+            + HiddenStore
+            + RetentionStore,
     {
         Self {
             log: store.clone(),
             index: store.clone(),
             cursors: store.clone(),
             marks: store.clone(),
-            settings: store,
+            settings: store.clone(),
+            groups: store.clone(),
+            reactions: store.clone(),
+            hidden: store.clone(),
+            retention: store,
         }
     }
 }

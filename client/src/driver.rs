@@ -448,6 +448,7 @@ impl Driver {
             Event::Receipt(receipt) => self.outbox.put(ClientEvent::Receipt(receipt)),
             Event::Signalled(signalled) => self.outbox.put(ClientEvent::Signalled(signalled)),
             Event::NodesChanged(changed) => self.addresses.learn(&changed.nodes),
+            Event::Hid(_) | Event::ListChanged(_) | Event::JoinRequested(_) | Event::JoinAnswered(_) => {}
         }
         Ok(())
     }
@@ -466,6 +467,7 @@ impl Driver {
             content: send.content,
             reply_to: send.reply_to,
             previous: send.previous,
+            target: None,
             edited_at: None,
             recalled_at: None,
             deleted_at: None,

@@ -81,6 +81,24 @@ codes! {
     STALE_RETRY = 62 "stale_retry",
     /// The client id was used before for something else.
     CLIENT_ID_REUSED = 63 "client_id_reused",
+    /// A group of that id exists already.
+    GROUP_EXISTS = 64 "group_exists",
+    /// The group would have more members than allowed.
+    GROUP_FULL = 65 "group_full",
+    /// The group was disbanded.
+    GROUP_ENDED = 66 "group_ended",
+    /// The sender, or everybody but the admins, may not speak for now.
+    MUTED = 67 "muted",
+    /// The time in which this could be done is over.
+    TOO_LATE = 68 "too_late",
+    /// The server's configuration switches this off.
+    SWITCHED_OFF = 69 "switched_off",
+    /// The message was recalled or deleted.
+    MESSAGE_GONE = 70 "message_gone",
+    /// A rule of the application refused it.
+    REFUSED = 71 "refused",
+    /// As many as the server allows: wait until some are gone.
+    TOO_MANY = 72 "too_many",
     /// The store or the owner cannot be reached; try again.
     UNAVAILABLE = 80 "unavailable",
     /// A fault of the server; it is in its log.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error_code::ErrorCode;
-use crate::id::{ConversationId, DeviceId, Seq, UserId};
+use crate::id::{ConversationId, DeviceId, GroupId, Seq, UserId};
 use crate::message::{Content, Message};
 
 /// A new message of a conversation.
@@ -101,4 +101,42 @@ pub struct Signalled {
     pub kind: String,
     /// What goes with it.
     pub content: Content,
+}
+
+/// The user deleted messages for themselves on another device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hid {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// These messages.
+    pub seqs: Vec<Seq>,
+    /// And all up to this one.
+    pub up_to: Option<Seq>,
+}
+
+/// The user's list of conversations is another: which there are, or a label, mute or pin set on another device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListChanged {
+    /// The conversation that changed.
+    pub conversation: ConversationId,
+}
+
+/// Somebody asks to join a group of which the user is an admin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequested {
+    /// The group.
+    pub group: GroupId,
+    /// Who asks.
+    pub user: UserId,
+    /// What they say.
+    pub message: String,
+}
+
+/// The user's request to join a group was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinAnswered {
+    /// The group.
+    pub group: GroupId,
+    /// Whether the user is a member now.
+    pub accepted: bool,
 }

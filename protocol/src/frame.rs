@@ -5,8 +5,21 @@
 
 use crate::codec::{self, CodecError};
 use crate::error_code::RequestError as Error;
-use crate::event::{GoAway, Kicked, Lagged, NodesChanged, Push, ReadMoved, Receipt, Signalled};
+use crate::event::{
+    GoAway, Hid, JoinAnswered, JoinRequested, Kicked, Lagged, ListChanged, NodesChanged, Push, ReadMoved,
+    Receipt, Signalled,
+};
+use crate::request::changes::{
+    Delete, Deleted, Edit, Edited, Hidden, Hide, React, Reacted, Reactions, ReactionsPage, Recall, Recalled,
+    RetentionSet, SendAs, SentAs, SetRetention,
+};
 use crate::request::conversations::{ConversationList, ConversationSet, Conversations, SetConversation};
+use crate::request::groups::{
+    AddMembers, CreateGroup, DecideJoin, DisbandGroup, GetGroup, GroupCreated, GroupDisbanded, GroupJoined,
+    GroupLeft, GroupMembers, GroupMembersPage, GroupState, GroupTransferred, GroupUpdated, JoinDecided,
+    JoinGroup, JoinRequests, JoinRequestsPage, LeaveGroup, MembersAdded, MembersRemoved, Mute, Muted,
+    RemoveMembers, RoleSet, SetRole, TransferGroup, UpdateGroup,
+};
 use crate::request::messages::{Ack, Acked, History, HistoryPage, Pull, Pulled, Send, Sent};
 use crate::request::read_state::{
     AllRead, MarkAllRead, Read, ReadDone, ReadMarks, ReadMarksPage, Signal, SignalTaken,
@@ -100,12 +113,34 @@ frames! {
         9 "list_sessions" ListSessions,
         10 "close_session" CloseSession,
         11 "history" History,
+        12 "create_group" CreateGroup,
+        13 "get_group" GetGroup,
+        14 "update_group" UpdateGroup,
+        15 "add_members" AddMembers,
+        16 "remove_members" RemoveMembers,
+        17 "leave_group" LeaveGroup,
+        18 "set_role" SetRole,
+        19 "transfer_group" TransferGroup,
+        20 "mute" Mute,
+        21 "join_group" JoinGroup,
+        22 "join_requests" JoinRequests,
+        23 "decide_join" DecideJoin,
+        24 "disband_group" DisbandGroup,
+        25 "group_members" GroupMembers,
+        26 "set_retention" SetRetention,
         40 "read" Read,
         41 "mark_all_read" MarkAllRead,
         42 "signal" Signal,
         43 "conversations" Conversations,
         44 "set_conversation" SetConversation,
         45 "read_marks" ReadMarks,
+        46 "recall" Recall,
+        47 "edit" Edit,
+        48 "delete" Delete,
+        49 "react" React,
+        50 "hide" Hide,
+        51 "reactions" Reactions,
+        52 "send_as" SendAs,
     }
 }
 
@@ -124,12 +159,34 @@ frames! {
         109 "sessions" Sessions,
         110 "session_closed" SessionClosed,
         111 "history_page" HistoryPage,
+        112 "group_created" GroupCreated,
+        113 "group_state" GroupState,
+        114 "group_updated" GroupUpdated,
+        115 "members_added" MembersAdded,
+        116 "members_removed" MembersRemoved,
+        117 "group_left" GroupLeft,
+        118 "role_set" RoleSet,
+        119 "group_transferred" GroupTransferred,
+        120 "muted" Muted,
+        121 "group_joined" GroupJoined,
+        122 "join_requests_page" JoinRequestsPage,
+        123 "join_decided" JoinDecided,
+        124 "group_disbanded" GroupDisbanded,
+        125 "group_members_page" GroupMembersPage,
+        126 "retention_set" RetentionSet,
         140 "read_done" ReadDone,
         141 "all_read" AllRead,
         142 "signal_taken" SignalTaken,
         143 "conversation_list" ConversationList,
         144 "conversation_set" ConversationSet,
         145 "read_marks_page" ReadMarksPage,
+        146 "recalled" Recalled,
+        147 "edited" Edited,
+        148 "deleted" Deleted,
+        149 "reacted" Reacted,
+        150 "hidden" Hidden,
+        151 "reactions_page" ReactionsPage,
+        152 "sent_as" SentAs,
     }
 }
 
@@ -144,6 +201,10 @@ frames! {
         220 "read_moved" ReadMoved,
         221 "receipt" Receipt,
         222 "signalled" Signalled,
+        223 "hid" Hid,
+        224 "list_changed" ListChanged,
+        225 "join_requested" JoinRequested,
+        226 "join_answered" JoinAnswered,
     }
 }
 

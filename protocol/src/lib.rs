@@ -7,6 +7,7 @@
 //! # Map
 //! - [`id`]: the names and numbers of things, checked when they are made.
 //! - [`message`]: a stored message as readers see it, and its content.
+//! - [`group`]: a group, its members, and what entries say about them.
 //! - [`request`]: one file of small structs per area, each request beside its answer.
 //! - [`event`]: what a server says unasked.
 //! - [`error_code`]: every error and closing reason, numbered once and for all.
@@ -18,6 +19,7 @@ pub mod error_code;
 pub mod event;
 pub mod frame;
 pub mod framing;
+pub mod group;
 pub mod id;
 pub mod message;
 mod open_enum;

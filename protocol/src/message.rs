@@ -258,6 +258,8 @@ pub struct Message {
     pub reply_to: Option<Seq>,
     /// The last message its sender had seen when writing it.
     pub previous: Option<Seq>,
+    /// The earlier message that this entry recalls, edits, deletes or reacts to.
+    pub target: Option<Seq>,
     /// When it was last edited.
     pub edited_at: Option<Timestamp>,
     /// When it was recalled.

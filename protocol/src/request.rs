@@ -2,7 +2,9 @@
 //!
 //! Every mutating request carries a [`Retry`]: with it a request can be repeated safely.
 
+pub mod changes;
 pub mod conversations;
+pub mod groups;
 pub mod messages;
 pub mod read_state;
 pub mod session;

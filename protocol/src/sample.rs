@@ -5,13 +5,16 @@ use uuid::Uuid;
 
 use crate::PROTOCOL_VERSION;
 use crate::error_code::{ErrorCode, RequestError};
-use crate::event::{GoAway, Kicked, Lagged, NodeAddress, NodesChanged, Push, ReadMoved, Receipt, Signalled};
+use crate::event::{
+    GoAway, Hid, JoinAnswered, JoinRequested, Kicked, Lagged, ListChanged, NodeAddress, NodesChanged, Push,
+    ReadMoved, Receipt, Signalled,
+};
 use crate::frame::{Answer, Event, Request};
-use crate::id::{ClientId, ConversationId, DeviceId, GroupId, MessageId, Seq, SessionId, Timestamp, UserId};
+use crate::id::{ClientId, ConversationId, DeviceId, MessageId, Seq, SessionId, Timestamp, UserId};
 use crate::message::{Content, ContentType, Cursor, Message, MessageKind, Priority, ReactionCount};
 use crate::request::Retry;
 use crate::request::conversations::{
-    ConversationList, ConversationSet, Conversations, ListedConversation, SetConversation,
+    ConversationList, ConversationSet, Conversations, ListedConversation, ListedGroup, SetConversation,
 };
 use crate::request::messages::{
     Ack, Acked, Direction, History, HistoryFrom, HistoryPage, Page, Pull, PullRange, Pulled, Send, Sent,
@@ -25,6 +28,9 @@ use crate::request::session::{
     Login, Logout, SessionClosed, SessionInfo, Sessions, Welcome,
 };
 use crate::request::sync::{Sync, Synced, SyncedConversation};
+
+mod changes;
+mod groups;
 
 const NOON: Timestamp = Timestamp(1_767_268_800_000);
 
@@ -76,6 +82,7 @@ pub fn message() -> Message {
         content: Content::text("hello, Bob"),
         reply_to: Some(Seq(5)),
         previous: Some(Seq(6)),
+        target: None,
         edited_at: None,
         recalled_at: None,
         deleted_at: None,
@@ -116,7 +123,7 @@ pub fn requests() -> Vec<Request> {
         content_type: ContentType::new("image/png").expect("a valid sample"),
         body: Bytes::from_static(&[0x89, b'P', b'N', b'G']),
     };
-    let group = Target::Group(GroupId::new("team").expect("a valid sample"));
+    let group = Target::Group(groups::team());
     let send_group = Send { target: group, content: picture, reply_to: None, previous: None, ..send };
     let cursor = Cursor { conversation: pair(), seq: Seq(9) };
     vec![
@@ -161,6 +168,10 @@ pub fn requests() -> Vec<Request> {
         .into(),
         ReadMarks { conversation: pair(), after: Some(user("alice")), limit: 100 }.into(),
     ]
+    .into_iter()
+    .chain(groups::requests())
+    .chain(changes::requests())
+    .collect()
 }
 
 /// One answer of every type.
@@ -196,6 +207,8 @@ pub fn answers() -> Vec<Answer> {
         label: Some("Bob".into()),
         muted: true,
         pinned: false,
+        group: Some(ListedGroup { name: "The team".into(), avatar: "team.png".into(), ended: false }),
+        first: Seq(1),
         head: Seq(9),
         read: Seq(7),
         unread: 2,
@@ -239,6 +252,10 @@ pub fn answers() -> Vec<Answer> {
         ConversationSet { version: 301 }.into(),
         ReadMarksPage { marks: vec![UserRead { user: user("bob"), seq: Seq(6) }], next: None }.into(),
     ]
+    .into_iter()
+    .chain(groups::answers())
+    .chain(changes::answers())
+    .collect()
 }
 
 /// One event of every type.
@@ -259,5 +276,9 @@ pub fn events() -> Vec<Event> {
             content: Content::text("on"),
         }
         .into(),
+        Hid { conversation: pair(), seqs: vec![Seq(5)], up_to: Some(Seq(3)) }.into(),
+        ListChanged { conversation: pair() }.into(),
+        JoinRequested { group: groups::team(), user: user("carol"), message: "let me in".into() }.into(),
+        JoinAnswered { group: groups::team(), accepted: true }.into(),
     ]
 }

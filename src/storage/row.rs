@@ -1,9 +1,12 @@
 //! A row of a conversation's log.
 
+use bytes::Bytes;
 use convoke_protocol::id::{ClientId, DeviceId, MessageId, Seq, Timestamp, UserId};
 use convoke_protocol::message::{Content, Message, MessageKind, Priority};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::Change;
 
 /// How often a shard was claimed: each claim raises it. The embedded store's one owner has epoch 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -62,7 +65,7 @@ pub struct Entry {
     pub time: Timestamp,
     /// What kind of entry it is.
     pub kind: MessageKind,
-    /// Bits for what has no field of its own; none are defined yet.
+    /// Bits for what has no field of its own: [`OUTDATED`].
     pub flags: u32,
     /// Its lane.
     pub priority: Priority,
@@ -80,11 +83,39 @@ pub struct Entry {
     pub recalled_at: Option<Timestamp>,
     /// When it was deleted for all.
     pub deleted_at: Option<Timestamp>,
+    /// The entry that edited it last.
+    pub last_edit: Option<Seq>,
+    /// What it changes.
+    pub change: Option<Change>,
+}
+
+/// Flag of an entry: what it says was replaced, recalled or deleted by a later one, so that readers are not told it.
+pub const OUTDATED: u32 = 1;
+
+impl Entry {
+    /// Whether readers may still be told what it says.
+    pub fn is_gone(&self) -> bool {
+        self.recalled_at.is_some() || self.deleted_at.is_some() || self.flags & OUTDATED != 0
+    }
 }
 
 impl LogRow {
-    /// The row as its readers see it.
+    /// The row as its readers see it: without what it said, if that is gone.
     pub fn to_message(&self) -> Message {
+        let content = if self.entry.is_gone() {
+            Content { content_type: self.entry.content.content_type.clone(), body: Bytes::new() }
+        } else {
+            self.entry.content.clone()
+        };
+        self.with_content(content)
+    }
+
+    /// The row as a service sees it that moderates: with what it said, as long as the store has it.
+    pub fn to_moderated_message(&self) -> Message {
+        self.with_content(self.entry.content.clone())
+    }
+
+    fn with_content(&self, content: Content) -> Message {
         let entry = &self.entry;
         Message {
             seq: self.seq,
@@ -95,9 +126,10 @@ impl LogRow {
             time: entry.time,
             kind: entry.kind,
             priority: entry.priority,
-            content: entry.content.clone(),
+            content,
             reply_to: entry.reply_to,
             previous: entry.previous,
+            target: entry.change.as_ref().and_then(Change::target),
             edited_at: entry.edited_at,
             recalled_at: entry.recalled_at,
             deleted_at: entry.deleted_at,

@@ -24,6 +24,17 @@ pub struct Conversations {
     pub known_version: Option<u64>,
 }
 
+/// What a list shows of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedGroup {
+    /// Its name.
+    pub name: String,
+    /// Its avatar.
+    pub avatar: String,
+    /// Whether the user is no member any more, or the group was disbanded: what was said before can still be read.
+    pub ended: bool,
+}
+
 /// A conversation in a [`ConversationList`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedConversation {
@@ -35,7 +46,11 @@ pub struct ListedConversation {
     pub muted: bool,
     /// Whether the user wants it on top.
     pub pinned: bool,
-    /// Its head.
+    /// What it is, if it is a group.
+    pub group: Option<ListedGroup>,
+    /// The first message there is for the user.
+    pub first: Seq,
+    /// Its head; for who left, the last message there is for them.
     pub head: Seq,
     /// How far the user has read.
     pub read: Seq,

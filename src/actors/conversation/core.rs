@@ -343,6 +343,8 @@ impl<R> ConversationCore<R> {
                 edited_at: None,
                 recalled_at: None,
                 deleted_at: None,
+                last_edit: None,
+                change: None,
             },
         }
     }

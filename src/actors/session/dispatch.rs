@@ -304,6 +304,28 @@ impl SessionConnection {
             Request::SetConversation(set) => {
                 Box::pin(reader.set_conversation(set)).await.map(Answer::ConversationSet)
             }
+            Request::CreateGroup(_)
+            | Request::GetGroup(_)
+            | Request::UpdateGroup(_)
+            | Request::AddMembers(_)
+            | Request::RemoveMembers(_)
+            | Request::LeaveGroup(_)
+            | Request::SetRole(_)
+            | Request::TransferGroup(_)
+            | Request::Mute(_)
+            | Request::JoinGroup(_)
+            | Request::JoinRequests(_)
+            | Request::DecideJoin(_)
+            | Request::DisbandGroup(_)
+            | Request::GroupMembers(_)
+            | Request::SetRetention(_)
+            | Request::Recall(_)
+            | Request::Edit(_)
+            | Request::Delete(_)
+            | Request::React(_)
+            | Request::Hide(_)
+            | Request::Reactions(_)
+            | Request::SendAs(_) => Err(not_done(ErrorCode::UNSUPPORTED, "not yet")),
             Request::ListSessions(_) => Ok(Answer::Sessions(list_sessions(services, &live.shared).await)),
             Request::CloseSession(close) => {
                 close_session(services, &live.shared.user, &close).await.map(Answer::SessionClosed)

@@ -86,7 +86,7 @@ impl Reader<'_> {
         self.may_read(conversation)?;
         let head = self.services.conversations.attend(conversation, self.session.id).await?;
         let first =
-            self.services.stores.log.first(conversation).await.map_err(|error| unavailable(&error))?;
+            self.services.stores.log.start(conversation).await.map_err(|error| unavailable(&error))?.seq;
         Ok((first, head))
     }
 

@@ -109,7 +109,19 @@ impl Reader<'_> {
             let ConversationSettings { label, muted, pinned } =
                 settings.remove(&conversation).unwrap_or_default();
             let (head, read) = (head.seq, mark.seq.min(head.seq));
-            let one = ListedConversation { conversation, label, muted, pinned, head, read, unread, last };
+            let (group, first) = (None, convoke_protocol::id::Seq(1));
+            let one = ListedConversation {
+                conversation,
+                label,
+                muted,
+                pinned,
+                group,
+                first,
+                head,
+                read,
+                unread,
+                last,
+            };
             list.conversations.push(one);
         }
         Ok(list)
