@@ -93,6 +93,34 @@ pub struct Hint {
     pub id: MessageId,
 }
 
+impl Hint {
+    /// The higher of two.
+    pub(crate) fn higher(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        one.into_iter().chain(other).max_by_key(|hint| hint.base)
+    }
+
+    /// What the rows of a log that has one permanent owner tell, from the last one down: what is durable is confirmed, but
+    /// what the entries above the last row's base change may not be written yet. So it is the last row, or the one before
+    /// the first of those that changes something.
+    pub(crate) fn told_by<R: std::borrow::Borrow<LogRow>>(rows: impl Iterator<Item = R>) -> Option<Self> {
+        let hint = |row: &LogRow| Self { base: row.seq, id: row.id };
+        let mut told: Option<Self> = None;
+        let mut base = None;
+        for row in rows {
+            let row = row.borrow();
+            let base = *base.get_or_insert(row.base);
+            if row.seq <= base {
+                return told.or_else(|| Some(hint(row)));
+            }
+            told = match row.entry.change {
+                Some(_) => None,
+                None => told.or_else(|| Some(hint(row))),
+            };
+        }
+        told
+    }
+}
+
 /// The two ends of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tail {

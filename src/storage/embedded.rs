@@ -22,10 +22,14 @@ mod check;
 mod cursors;
 mod database;
 mod format;
+mod groups;
+mod hidden;
 mod journal;
 mod keys;
+mod logs;
 mod marks;
 mod queue;
+mod reactions;
 mod rows;
 mod stats;
 #[cfg(test)]
@@ -39,7 +43,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, ConversationKind, DeviceId, GroupId, Seq, UserId};
 use convoke_protocol::message::Cursor;
 use fjall::{UserKey, UserValue};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -49,12 +53,12 @@ use tokio::sync::{Semaphore, oneshot};
 use self::cursors::PendingCursors;
 use self::database::{Rows, RowsOptions};
 use self::marks::PendingMarks;
-use self::queue::{BatchLimits, Job, Queue};
+use self::queue::{BatchLimits, Job, Queue, SmallRow};
 use self::writer::{Shared, Writer};
 use super::{
     Append, AppendDone, AppendError, ConversationIndex, ConversationSettings, CursorStore, Epoch, Health,
-    Hint, LogRow, MarkKey, MessageLog, ReadError, ReadLimit, ReadMark, ReadMarkStore, RowsAbove,
-    SettingsChange, UserConversationStore, WriteError,
+    Hint, LogRow, LogStart, MarkKey, MessageLog, Projection, ReadError, ReadLimit, ReadMark, ReadMarkStore,
+    RowsAbove, SettingsChange, Tail, UserConversationStore, WriteError, WriteStamp,
 };
 
 pub use self::check::{CheckReport, Finding, MAX_FINDINGS, Rule, check};
@@ -175,6 +179,8 @@ pub struct EmbeddedStore {
     read_permits: u32,
     writer: Mutex<Option<JoinHandle<()>>>,
     cursor_interval: Duration,
+    /// Held by those who write what depends on what they read.
+    claims: tokio::sync::Mutex<()>,
 }
 
 impl EmbeddedStore {
@@ -227,6 +233,7 @@ impl EmbeddedStore {
             read_permits,
             writer: Mutex::new(Some(writer)),
             cursor_interval: config.cursor_interval,
+            claims: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -289,6 +296,33 @@ impl EmbeddedStore {
         };
         tokio::task::spawn_blocking(read).await.map_err(gone)?
     }
+
+    /// Writes small rows, all or none; durable with `Ok`.
+    async fn writing(&self, rows: Vec<SmallRow>) -> Result<(), WriteError> {
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |result| drop(tell.send(result)));
+        // A refused one is answered too.
+        let _ = self.shared.queue.push(Job::new(Vec::new(), Vec::new(), done).with(rows));
+        match told.await {
+            Ok(result) => result.map_err(|error: AppendError| WriteError(error.to_string())),
+            Err(_) => Err(WriteError("the store is shut down".into())),
+        }
+    }
+
+    fn encoded(conversation: &ConversationId, rows: &[LogRow]) -> Vec<(UserKey, UserValue)> {
+        rows.iter()
+            .map(|row| (keys::message(conversation, row.seq), UserValue::from(rows::encode(row))))
+            .collect()
+    }
+
+    fn push(&self, job: Job) {
+        let stats = &self.shared.stats;
+        match self.shared.queue.push(job) {
+            Ok(()) => {}
+            Err(AppendError::Overloaded) => drop(stats.overloaded.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => drop(stats.failed.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
 }
 
 fn closed() -> ReadError {
@@ -312,18 +346,42 @@ impl MessageLog for EmbeddedStore {
             return done(Err(AppendError::Overloaded));
         }
         // Here and not in the writer: the callers have more threads than it.
-        let encode = |row: &LogRow| {
-            let value = UserValue::from(rows::encode(row));
-            (keys::message(&conversation, row.seq), value)
-        };
-        let small = marks::rows_of(&conversation, &rows);
-        let rows: Vec<(UserKey, UserValue)> = rows.iter().map(encode).collect();
-        let lists = listed_for.iter().map(|user| keys::list(user, &conversation)).collect();
-        match self.shared.queue.push(Job::new(rows, lists, done).with(small)) {
-            Ok(()) => {}
-            Err(AppendError::Overloaded) => drop(stats.overloaded.fetch_add(1, Ordering::Relaxed)),
-            Err(_) => drop(stats.failed.fetch_add(1, Ordering::Relaxed)),
+        let mut small = marks::rows_of(&conversation, &rows);
+        if rows.first().is_some_and(|row| row.seq == Seq(1)) {
+            small.push(logs::log_row(&conversation));
         }
+        let rows = Self::encoded(&conversation, &rows);
+        let lists = listed_for.iter().map(|user| keys::list(user, &conversation)).collect();
+        self.push(Job::new(rows, lists, done).with(small));
+    }
+
+    fn project(&self, projection: Projection, done: AppendDone) {
+        let Projection { conversation, rows, group, members, reactions, stamp: _ } = projection;
+        let mut small = marks::rows_of(&conversation, &rows);
+        if let ConversationKind::Group(id) = conversation.kind()
+            && let Ok(id) = GroupId::new(id)
+        {
+            small.extend(groups::rows_of(&id, group.as_deref(), &members));
+        }
+        small.extend(reactions::rows_of(&conversation, &reactions));
+        self.push(Job::new(Self::encoded(&conversation, &rows), Vec::new(), done).with(small));
+    }
+
+    fn put_hint<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        hint: Hint,
+        _: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        self.keep_hint(conversation, hint).boxed()
+    }
+
+    fn tails<'a>(
+        &'a self,
+        conversations: &'a [ConversationId],
+    ) -> BoxFuture<'a, Result<Vec<Tail>, ReadError>> {
+        let conversations = conversations.to_vec();
+        self.reading(move |rows| conversations.iter().map(|id| rows.tail(id)).collect()).boxed()
     }
 
     fn hint<'a>(
@@ -356,9 +414,18 @@ impl MessageLog for EmbeddedStore {
         self.reading(move |rows| rows.read_back(&conversation, from, to, limit)).boxed()
     }
 
-    fn first<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<Seq, ReadError>> {
+    fn start<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<LogStart, ReadError>> {
         let conversation = conversation.clone();
-        self.reading(move |rows| rows.first(&conversation)).boxed()
+        self.reading(move |rows| rows.start(&conversation)).boxed()
+    }
+
+    fn trim<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        start: LogStart,
+        _: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        self.trim_to(conversation, start).boxed()
     }
 }
 
@@ -445,18 +512,7 @@ impl UserConversationStore for EmbeddedStore {
         conversation: &'a ConversationId,
         change: &'a SettingsChange,
     ) -> BoxFuture<'a, Result<(), WriteError>> {
-        let (tell, told) = oneshot::channel();
-        let rows = marks::setting_rows(user, conversation, change);
-        let done = Box::new(move |result| drop(tell.send(result)));
-        // A refused one is answered too.
-        let _ = self.shared.queue.push(Job::new(Vec::new(), Vec::new(), done).with(rows));
-        async move {
-            match told.await {
-                Ok(result) => result.map_err(|error| WriteError(error.to_string())),
-                Err(_) => Err(WriteError("the store is shut down".into())),
-            }
-        }
-        .boxed()
+        self.writing(marks::setting_rows(user, conversation, change)).boxed()
     }
 
     fn settings<'a>(

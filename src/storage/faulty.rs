@@ -4,6 +4,7 @@
 //! not notice, save by the errors. What [`Tamper`] does is not allowed by it, and is there to show that a checker
 //! notices.
 
+mod groups;
 mod read_state;
 
 use std::collections::VecDeque;
@@ -19,9 +20,15 @@ use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Health, Hint, LogRow, MessageLog,
-    ReadError, ReadLimit, Stores, WriteError,
+    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Health, Hint, LogRow, LogStart,
+    MessageLog, Projection, ReadError, ReadLimit, Stores, Tail, WriteError, WriteStamp,
 };
+
+/// What a log is told to write.
+enum LogWrite {
+    Append(Append),
+    Project(Projection),
+}
 
 /// How an append goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +100,7 @@ struct State {
     /// Faults of the next appends, before any plan.
     told: VecDeque<Option<AppendFault>>,
     /// Appends that wait to be released.
-    stalled: Option<Vec<(Append, AppendDone)>>,
+    stalled: Option<Vec<(LogWrite, AppendDone)>>,
     /// Why nothing is written any more.
     ended: Option<String>,
     poisoned: bool,
@@ -132,8 +139,8 @@ impl FaultyStore {
     /// Passes the waiting appends on, in their order, and stalls no more.
     pub fn release(&self) {
         let stalled = self.state.lock().stalled.take();
-        for (append, done) in stalled.unwrap_or_default() {
-            self.append_now(append, done);
+        for (write, done) in stalled.unwrap_or_default() {
+            self.write_now(write, done);
         }
     }
 
@@ -168,7 +175,24 @@ impl FaultyStore {
         }
     }
 
-    fn append_now(&self, append: Append, done: AppendDone) {
+    fn write(&self, write: LogWrite, done: AppendDone) {
+        let mut state = self.state.lock();
+        if let Some(stalled) = &mut state.stalled {
+            stalled.push((write, done));
+            return;
+        }
+        drop(state);
+        self.write_now(write, done);
+    }
+
+    fn pass_on(&self, write: LogWrite, done: AppendDone) {
+        match write {
+            LogWrite::Append(append) => self.inner.log.append(append, done),
+            LogWrite::Project(projection) => self.inner.log.project(projection, done),
+        }
+    }
+
+    fn write_now(&self, write: LogWrite, done: AppendDone) {
         let (fault, late) = {
             let mut state = self.state.lock();
             if let Some(reason) = &state.ended {
@@ -186,12 +210,12 @@ impl FaultyStore {
         let done = self.later(late, done);
         let unknown = || Err(AppendError::Unknown("an injected fault".into()));
         match fault {
-            None => self.inner.log.append(append, done),
+            None => self.pass_on(write, done),
             Some(AppendFault::Overloaded) => done(Err(AppendError::Overloaded)),
             Some(AppendFault::NotStored) => done(Err(AppendError::NotStored("an injected fault".into()))),
             Some(AppendFault::UnknownNotStored | AppendFault::PoisonNotStored) => done(unknown()),
             Some(AppendFault::UnknownStored | AppendFault::PoisonStored) => {
-                self.inner.log.append(append, Box::new(move |result| done(result.and_then(|()| unknown()))));
+                self.pass_on(write, Box::new(move |result| done(result.and_then(|()| unknown()))));
             }
         }
     }
@@ -288,13 +312,35 @@ impl Drop for FaultyStore {
 
 impl MessageLog for FaultyStore {
     fn append(&self, append: Append, done: AppendDone) {
-        let mut state = self.state.lock();
-        if let Some(stalled) = &mut state.stalled {
-            stalled.push((append, done));
-            return;
+        self.write(LogWrite::Append(append), done);
+    }
+
+    fn project(&self, projection: Projection, done: AppendDone) {
+        self.write(LogWrite::Project(projection), done);
+    }
+
+    fn put_hint<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        hint: Hint,
+        stamp: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        async move {
+            self.small_write_fails()?;
+            self.inner.log.put_hint(conversation, hint, stamp).await
         }
-        drop(state);
-        self.append_now(append, done);
+        .boxed()
+    }
+
+    fn tails<'a>(
+        &'a self,
+        conversations: &'a [ConversationId],
+    ) -> BoxFuture<'a, Result<Vec<Tail>, ReadError>> {
+        async move {
+            self.read_fails()?;
+            self.inner.log.tails(conversations).await
+        }
+        .boxed()
     }
 
     fn hint<'a>(
@@ -338,10 +384,23 @@ impl MessageLog for FaultyStore {
         .boxed()
     }
 
-    fn first<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<Seq, ReadError>> {
+    fn start<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<LogStart, ReadError>> {
         async move {
             self.read_fails()?;
-            self.inner.log.first(conversation).await
+            self.inner.log.start(conversation).await
+        }
+        .boxed()
+    }
+
+    fn trim<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        start: LogStart,
+        stamp: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        async move {
+            self.small_write_fails()?;
+            self.inner.log.trim(conversation, start, stamp).await
         }
         .boxed()
     }

@@ -3,6 +3,7 @@
 //! Nothing outlives the process, so "durable" means "in the map". Every append takes effect and is answered within the
 //! call.
 
+mod groups;
 mod read_state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,10 +14,11 @@ use convoke_protocol::message::Cursor;
 use futures_util::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
 
+use self::groups::Projected;
 use self::read_state::ReadState;
 use super::{
-    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Hint, LogRow, MessageLog, ReadError,
-    ReadLimit, WriteError, WriteStamp,
+    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Hint, LogRow, LogStart, MessageLog,
+    Projection, ReadError, ReadLimit, Tail, WriteError, WriteStamp,
 };
 
 /// All stores of one node, in memory.
@@ -31,6 +33,8 @@ struct State {
     lists: HashMap<UserId, BTreeSet<ConversationId>>,
     cursors: HashMap<(UserId, DeviceId), HashMap<ConversationId, Seq>>,
     read_state: ReadState,
+    projected: Projected,
+    hints: HashMap<ConversationId, Hint>,
     shut_down: bool,
 }
 
@@ -64,6 +68,11 @@ impl State {
             return Ok(());
         }
         self.read_state.appended(&conversation, &rows);
+        self.write(conversation, rows, stamp);
+        Ok(())
+    }
+
+    fn write(&mut self, conversation: ConversationId, rows: Vec<LogRow>, stamp: WriteStamp) {
         let log = self.logs.entry(conversation).or_default();
         for row in rows {
             // An equal stamp never carries another content, so it does not matter which of two equals stays.
@@ -71,7 +80,37 @@ impl State {
                 log.insert(row.seq, Stored { row, stamp });
             }
         }
+    }
+
+    fn project(&mut self, mut projection: Projection) -> Result<(), AppendError> {
+        if self.shut_down {
+            return Err(AppendError::NotStored("the store is shut down".into()));
+        }
+        let rows = std::mem::take(&mut projection.rows);
+        if !rows.is_empty() {
+            self.read_state.appended(&projection.conversation, &rows);
+            self.write(projection.conversation.clone(), rows, projection.stamp);
+        }
+        self.projected.project(projection);
         Ok(())
+    }
+
+    fn hint(&self, conversation: &ConversationId) -> Option<Hint> {
+        let log = self.logs.get(conversation)?;
+        let told = Hint::told_by(log.values().rev().map(|stored| &stored.row));
+        Hint::higher(self.hints.get(conversation).copied(), told)
+    }
+
+    fn tail(&self, conversation: &ConversationId) -> Tail {
+        let hint = self.hint(conversation);
+        let log = self.logs.get(conversation);
+        let last = log.and_then(|log| log.last_key_value()).map_or(Seq::ZERO, |(seq, _)| *seq);
+        let at = hint.map_or(Seq::ZERO, |hint| hint.base);
+        Tail {
+            hinted: log.and_then(|log| log.get(&at)).map(|stored| stored.row.clone()),
+            settled: last <= at,
+            start: self.projected.starts.get(conversation).copied().unwrap_or_default(),
+        }
     }
 }
 
@@ -95,13 +134,41 @@ impl MessageLog for MemoryStore {
         done(result);
     }
 
+    fn project(&self, projection: Projection, done: AppendDone) {
+        let result = self.state.lock().project(projection);
+        done(result);
+    }
+
     fn hint<'a>(
         &'a self,
         conversation: &'a ConversationId,
     ) -> BoxFuture<'a, Result<Option<Hint>, ReadError>> {
+        future::ready(Ok(self.state.lock().hint(conversation))).boxed()
+    }
+
+    fn put_hint<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        hint: Hint,
+        _: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        let mut state = self.state.lock();
+        if state.shut_down {
+            return future::ready(Err(WriteError("the store is shut down".into()))).boxed();
+        }
+        let kept = state.hints.entry(conversation.clone()).or_insert(hint);
+        if kept.base < hint.base {
+            *kept = hint;
+        }
+        future::ready(Ok(())).boxed()
+    }
+
+    fn tails<'a>(
+        &'a self,
+        conversations: &'a [ConversationId],
+    ) -> BoxFuture<'a, Result<Vec<Tail>, ReadError>> {
         let state = self.state.lock();
-        let last = state.logs.get(conversation).and_then(|log| log.last_key_value());
-        future::ready(Ok(last.map(|(seq, stored)| Hint { base: *seq, id: stored.row.id }))).boxed()
+        future::ready(Ok(conversations.iter().map(|id| state.tail(id)).collect())).boxed()
     }
 
     fn read<'a>(
@@ -134,8 +201,30 @@ impl MessageLog for MemoryStore {
         future::ready(Ok(rows)).boxed()
     }
 
-    fn first<'a>(&'a self, _: &'a ConversationId) -> BoxFuture<'a, Result<Seq, ReadError>> {
-        future::ready(Ok(Seq(1))).boxed()
+    fn start<'a>(&'a self, conversation: &'a ConversationId) -> BoxFuture<'a, Result<LogStart, ReadError>> {
+        let start = self.state.lock().projected.starts.get(conversation).copied();
+        future::ready(Ok(start.unwrap_or_default())).boxed()
+    }
+
+    fn trim<'a>(
+        &'a self,
+        conversation: &'a ConversationId,
+        start: LogStart,
+        _: WriteStamp,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        let mut state = self.state.lock();
+        if state.shut_down {
+            return future::ready(Err(WriteError("the store is shut down".into()))).boxed();
+        }
+        let kept = state.projected.starts.get(conversation).copied().unwrap_or_default();
+        if kept < start {
+            if let Some(log) = state.logs.get_mut(conversation) {
+                log.retain(|seq, _| *seq >= start.seq);
+            }
+            state.read_state.trim(conversation, start.seq);
+            state.projected.trim(conversation, start);
+        }
+        future::ready(Ok(())).boxed()
     }
 }
 

@@ -215,13 +215,17 @@ impl Log {
     fn check(&mut self, rows: &Rows, row: LogRow, report: &mut CheckReport) {
         let conversation = &self.conversation;
         let mut find = |rule, what| report.find(rule, Some(conversation), Some(row.seq), what);
-        let first = match rows.first(conversation) {
-            Ok(first) => first,
+        let first = match rows.start(conversation) {
+            Ok(start) => start.seq,
             Err(error) => {
                 find(Rule::Readable, error.to_string());
                 Seq(1)
             }
         };
+        if row.seq < first {
+            // A trim that did not end: nobody reads it.
+            return;
+        }
         let expected = self.last.as_ref().map_or(first, |last| last.seq.next());
         if row.seq != expected {
             find(Rule::NoGap, format!("{expected} should be here"));

@@ -18,7 +18,7 @@ use fjall::{CompressionType, Database, Iter, Keyspace, KeyspaceCreateOptions, Pe
 
 use super::format::Format;
 use super::{OpenError, journal, keys, rows};
-use crate::storage::{Hint, LogRow, ReadError, ReadLimit};
+use crate::storage::{LogRow, ReadError, ReadLimit};
 
 /// fjall asks for a file descriptor table; a node's sockets need the descriptors more.
 const MAX_OPEN_FILES: usize = 256;
@@ -35,6 +35,10 @@ pub(super) struct Rows {
     pub(super) cursors: Keyspace,
     pub(super) marks: Keyspace,
     pub(super) settings: Keyspace,
+    pub(super) groups: Keyspace,
+    pub(super) reactions: Keyspace,
+    pub(super) hidden: Keyspace,
+    pub(super) logs: Keyspace,
     pub(super) meta: Keyspace,
     pub(super) format: Format,
     /// How many bytes of a torn batch were cut off when it was opened.
@@ -84,6 +88,10 @@ impl Rows {
             cursors: keyspace("cursors")?,
             marks: keyspace("marks")?,
             settings: keyspace("settings")?,
+            groups: keyspace("groups")?,
+            reactions: keyspace("reactions")?,
+            hidden: keyspace("hidden")?,
+            logs: keyspace("logs")?,
             meta,
             database: database.clone(),
             format,
@@ -92,15 +100,10 @@ impl Rows {
         })
     }
 
-    pub(super) fn keyspaces(&self) -> [&Keyspace; 6] {
-        [&self.messages, &self.lists, &self.cursors, &self.marks, &self.settings, &self.meta]
-    }
-
-    pub(super) fn hint(&self, conversation: &ConversationId) -> Result<Option<Hint>, ReadError> {
-        let limit = ReadLimit::rows(1);
-        let last = self.read_back(conversation, Seq::ZERO, Seq(u64::MAX), limit)?;
-        // One permanent owner confirms what is durable.
-        Ok(last.first().map(|row| Hint { base: row.seq, id: row.id }))
+    pub(super) fn keyspaces(&self) -> [&Keyspace; 10] {
+        let Self { messages, lists, cursors, marks, settings, groups, reactions, hidden, logs, meta, .. } =
+            self;
+        [messages, lists, cursors, marks, settings, groups, reactions, hidden, logs, meta]
     }
 
     pub(super) fn read(
@@ -132,15 +135,6 @@ impl Rows {
     fn range(&self, conversation: &ConversationId, from: Seq, to: Seq) -> Iter {
         let (from, to) = (keys::message(conversation, from), keys::message(conversation, to));
         self.database.snapshot().range(&self.messages, from..=to)
-    }
-
-    pub(super) fn first(&self, conversation: &ConversationId) -> Result<Seq, ReadError> {
-        match self.meta.get(keys::first(conversation)).map_err(read_error)? {
-            None => Ok(Seq(1)),
-            Some(value) => keys::read_seq(&value).ok_or_else(|| {
-                ReadError::Corrupt(format!("the first seq of {conversation} has {} bytes", value.len()))
-            }),
-        }
     }
 
     pub(super) fn conversations(
@@ -228,7 +222,9 @@ fn create(dir: &Path, path: &Path, shards: u32) -> Result<(), OpenError> {
         database.keyspace("lists", small_rows)?;
         database.keyspace("cursors", small_rows)?;
         database.keyspace("marks", small_rows)?;
-        database.keyspace("settings", small_rows)?;
+        for name in ["settings", "groups", "reactions", "hidden", "logs"] {
+            database.keyspace(name, small_rows)?;
+        }
         let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
         Format::new(shards).write(&mut batch, &meta);
         batch.commit()?;

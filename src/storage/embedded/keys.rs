@@ -135,11 +135,6 @@ pub(super) fn split_setting(key: &[u8]) -> Option<(UserId, ConversationId, u8)> 
     Some((user, conversation, *field))
 }
 
-/// `first 0x00 conversation`, among the meta rows: the lowest seq of a log that was trimmed.
-pub(super) fn first(conversation: &ConversationId) -> UserKey {
-    UserKey::from(joined(&[b"first", &[END], conversation.as_str().as_bytes()]))
-}
-
 /// The value of a row that is a number.
 pub(super) fn seq_value(seq: Seq) -> [u8; 8] {
     seq.0.to_be_bytes()

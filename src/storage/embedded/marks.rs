@@ -79,12 +79,12 @@ pub(super) fn rows_of(conversation: &ConversationId, rows: &[LogRow]) -> Vec<Sma
     let moved = read_marks::moved_by(rows).into_iter().map(|(user, mark)| SmallRow {
         keyspace: Small::Marks,
         key: keys::mark(conversation, Mark::Sent(user)),
-        value: UserValue::from(mark_value(mark)),
+        value: Some(UserValue::from(mark_value(mark))),
     });
     let gone = rows.iter().filter(|row| row.is_uncounted()).map(|row| SmallRow {
         keyspace: Small::Marks,
         key: keys::mark(conversation, Mark::Uncounted(row.seq)),
-        value: UserValue::from([SHAPE]),
+        value: Some(UserValue::from([SHAPE])),
     });
     moved.chain(gone).collect()
 }
@@ -115,7 +115,7 @@ pub(super) fn setting_rows(
     let row = |field, value: &[u8]| SmallRow {
         keyspace: Small::Settings,
         key: keys::setting(user, conversation, field),
-        value: UserValue::from(value),
+        value: Some(UserValue::from(value)),
     };
     let label = change.label.as_ref().map(|label| row(keys::LABEL, label.as_bytes()));
     let muted = change.muted.map(|muted| row(keys::MUTED, &[u8::from(muted)]));

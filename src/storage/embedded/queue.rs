@@ -24,13 +24,20 @@ const APPEND_OVERHEAD: usize = 256;
 pub(super) enum Small {
     Marks,
     Settings,
+    Groups,
+    Reactions,
+    Hidden,
+    Logs,
+    /// Only to delete: messages are written as the rows of an append.
+    Messages,
 }
 
 /// A row that goes along with an append, or alone.
 pub(super) struct SmallRow {
     pub(super) keyspace: Small,
     pub(super) key: UserKey,
-    pub(super) value: UserValue,
+    /// `None` deletes it.
+    pub(super) value: Option<UserValue>,
 }
 
 /// An append, encoded. Whoever drops it unanswered answers that its outcome is not known.
@@ -51,7 +58,10 @@ impl Job {
 
     /// The same with rows that go along.
     pub(super) fn with(mut self, small: Vec<SmallRow>) -> Self {
-        self.bytes += small.iter().map(|row| row.key.len() + row.value.len()).sum::<usize>();
+        self.bytes += small
+            .iter()
+            .map(|row| row.key.len() + row.value.as_ref().map_or(0, |value| value.len()))
+            .sum::<usize>();
         self.small = small;
         self
     }

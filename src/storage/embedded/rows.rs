@@ -10,10 +10,20 @@ use convoke_protocol::message::{Content, ContentType, MessageKind, Priority};
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::storage::{Entry, Epoch, LogRow};
+use crate::storage::{Change, Entry, Epoch, LogRow};
 
 /// The shape that is written.
-const SHAPE: u8 = 1;
+const SHAPE: u8 = 2;
+
+/// The shape of a row that changes nothing and was never edited: nearly all are.
+const PLAIN_SHAPE: u8 = 1;
+
+/// What the second shape has behind the first.
+#[derive(Serialize, Deserialize)]
+struct Shape2 {
+    last_edit: Option<u64>,
+    change: Option<Change>,
+}
 
 /// The first shape. The conversation and the seq are in the key.
 #[derive(Serialize, Deserialize)]
@@ -80,7 +90,11 @@ pub(super) fn encode(row: &LogRow) -> Vec<u8> {
         recalled_at: entry.recalled_at.map(|time| time.0),
         deleted_at: entry.deleted_at.map(|time| time.0),
     };
-    codec::encode(&(SHAPE, shape))
+    if entry.last_edit.is_none() && entry.change.is_none() {
+        return codec::encode(&(PLAIN_SHAPE, shape));
+    }
+    let more = Shape2 { last_edit: entry.last_edit.map(|seq| seq.0), change: entry.change.clone() };
+    codec::encode(&(SHAPE, shape, more))
 }
 
 /// Reads a row's value.
@@ -89,10 +103,14 @@ pub(super) fn encode(row: &LogRow) -> Vec<u8> {
 /// Says why the bytes are not a row.
 pub(super) fn decode(seq: Seq, value: &[u8]) -> Result<LogRow, String> {
     let (shape, value) = value.split_first().ok_or("an empty row")?;
-    if *shape != SHAPE {
-        return Err(format!("a row of shape {shape}, which this version does not know"));
-    }
-    let row: Shape1<'_> = codec::decode(value).map_err(|e| e.to_string())?;
+    let (row, more): (Shape1<'_>, Shape2) = match *shape {
+        PLAIN_SHAPE => {
+            let row = codec::decode(value).map_err(|e| e.to_string())?;
+            (row, Shape2 { last_edit: None, change: None })
+        }
+        SHAPE => codec::decode(value).map_err(|e| e.to_string())?,
+        _ => return Err(format!("a row of shape {shape}, which this version does not know")),
+    };
     let ([id, prev, client_id], []) = row.ids.0.as_chunks::<16>() else {
         return Err(format!("ids of {} bytes", row.ids.0.len()));
     };
@@ -120,6 +138,8 @@ pub(super) fn decode(seq: Seq, value: &[u8]) -> Result<LogRow, String> {
             edited_at: row.edited_at.map(Timestamp),
             recalled_at: row.recalled_at.map(Timestamp),
             deleted_at: row.deleted_at.map(Timestamp),
+            last_edit: more.last_edit.map(Seq),
+            change: more.change,
         },
     })
 }

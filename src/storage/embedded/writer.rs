@@ -176,8 +176,16 @@ impl Writer {
                 let keyspace = match row.keyspace {
                     Small::Marks => &rows.marks,
                     Small::Settings => &rows.settings,
+                    Small::Groups => &rows.groups,
+                    Small::Reactions => &rows.reactions,
+                    Small::Hidden => &rows.hidden,
+                    Small::Logs => &rows.logs,
+                    Small::Messages => &rows.messages,
                 };
-                batch.insert(keyspace, row.key, row.value);
+                match row.value {
+                    Some(value) => batch.insert(keyspace, row.key, value),
+                    None => batch.remove(keyspace, row.key),
+                }
             }
         }
         let mut cursors_written = 0;

@@ -29,6 +29,13 @@ impl ReadState {
         }
     }
 
+    /// Forgets what belongs to rows below `start`.
+    pub(super) fn trim(&mut self, conversation: &ConversationId, start: Seq) {
+        if let Some(rows) = self.uncounted.get_mut(conversation) {
+            *rows = rows.split_off(&start);
+        }
+    }
+
     fn raise(&mut self, key: MarkKey, mark: ReadMark) {
         let kept = self.marks.entry(key).or_default();
         *kept = mark.max(*kept);
