@@ -10,8 +10,10 @@
 //!        └──cannot──▶ stopped; its requests are answered UNAVAILABLE
 //! ```
 
+pub mod change;
 pub mod core;
 pub mod dedup;
+pub mod group;
 pub mod log;
 mod serving;
 #[cfg(test)]
