@@ -9,11 +9,14 @@
 
 pub mod auth;
 pub mod conversations;
+pub mod groups;
 pub mod limits;
 pub mod log;
+pub mod messages;
 pub mod net;
 pub mod node;
 pub mod reload;
+pub mod retention;
 pub mod section;
 pub mod sessions;
 mod source;
@@ -116,6 +119,9 @@ config! {
     sessions: sessions::Sessions,
     limits: limits::Limits,
     conversations: conversations::Conversations,
+    messages: messages::Messages,
+    groups: groups::Groups,
+    retention: retention::Retention,
     storage: storage::Storage,
     log: log::Log,
 }

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cluster;
 pub mod cmd;
 pub mod config;
+pub mod hooks;
 pub mod load;
 pub mod net;
 pub mod node;

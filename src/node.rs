@@ -13,6 +13,7 @@
 
 mod admin_api;
 mod engine;
+mod retention;
 mod supervisor;
 
 use std::io::Write as _;
@@ -40,6 +41,7 @@ use crate::auth::{SigningKey, Verifier};
 use crate::cluster::shard_map::ShardMap;
 use crate::cmd::serve::{Setup, welcome_text};
 use crate::config::{Config, tls};
+use crate::hooks::{Hooks, NoHooks};
 use crate::net::admin::{AdminConfig, AdminHandle, AdminListener};
 use crate::net::listener::slots::ConnectionLimits;
 use crate::net::listener::{Listener, ListenerConfig, Net, NetConfig, TlsMode, Transport};
@@ -146,6 +148,8 @@ impl Node {
         file.write(data).with_context(|| format!("cannot write node.json in {}", data.display()))?;
         announce(&file, data);
         start_sweeps(&services, config.conversations.passivate_after_ms.duration());
+        let interval = config.retention.sweep_interval_ms.duration();
+        retention::start_sweep(&services, engine::default_retention(&config), interval);
         Ok(Self { config, store, services, net, admin, stopping })
     }
 
@@ -199,13 +203,15 @@ async fn start_actors(
     let directory = Directory::start(stripes, &cell).await?;
     let hub = Hub::start(stripes, sessions.clone(), clock, &cell).await?;
     let stores = Stores::of(store.clone());
+    let hooks: Arc<dyn Hooks> = Arc::new(NoHooks);
     let surroundings = Surroundings {
         stores: stores.clone(),
         directory: directory.clone(),
         hub: hub.clone(),
         clock,
-        limits: core_limits(&config.conversations),
+        limits: core_limits(config),
         metrics: metrics.clone(),
+        hooks: hooks.clone(),
     };
     let shards = ShardMap::new(config.node.shards);
     let conversations = Conversations::new(shards, store.epoch(), surroundings, cell.clone());
@@ -225,6 +231,7 @@ async fn start_actors(
         sessions,
         conversations,
         stores,
+        hooks,
         clock,
         metrics,
         supervisor: cell,

@@ -15,57 +15,148 @@ pub mod core;
 pub mod dedup;
 pub mod group;
 pub mod log;
+mod recovering;
+pub mod retention;
 mod serving;
 #[cfg(test)]
 mod tests;
 
+use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::frame::Event;
+use convoke_protocol::id::{ConversationId, Seq, SessionId, UserId};
+use convoke_protocol::request::changes::Retention;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, Seq, SessionId};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
-use self::core::{CoreLimits, Head, SendCommand};
-use self::dedup::{DedupWindow, Loading};
-use self::log::recovery::{OwnRows, ROWS_PER_READ, Recovery, RecoveryError, Step};
+use self::change::Targets;
+use self::core::{ActCommand, Beginning, CoreLimits, Head, SendCommand};
+use self::dedup::Place;
+use self::group::{Asking, Group, Visibility};
+use self::recovering::{RecoveryFailed, recover, settle};
 use self::serving::Serving;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hub;
 use crate::actors::reply::Reply;
 use crate::actors::shard::ShardHandle;
 use crate::clock::Clock;
-use crate::storage::{Append, AppendError, Epoch, LogRow, ReadError, ReadLimit, Stores, WriteStamp};
+use crate::hooks::Hooks;
+use crate::storage::{AppendError, Epoch, LogStart, Stores, WriteStamp};
+
+/// Owed to whoever asked: an answer on the wire, or a word to the task that waits.
+#[derive(Debug)]
+pub enum Owed {
+    /// The answer to a `Send`.
+    Reply(Reply),
+    /// What became of it.
+    Told(oneshot::Sender<Result<Option<Place>, RequestError>>),
+}
+
+impl Owed {
+    fn refuse(self, error: RequestError) {
+        match self {
+            Self::Reply(reply) => reply.send(&error.into()),
+            // Nobody waits any more: fine.
+            Self::Told(told) => drop(told.send(Err(error))),
+        }
+    }
+}
+
+/// Who attends to a conversation: reads it, and gets its pushes from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attending {
+    /// The session.
+    pub session: SessionId,
+    /// Its user, and for what the token is: a service reads everything and gets no pushes.
+    pub asking: Asking,
+}
+
+/// A conversation as somebody may see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attended {
+    /// The highest message they may read.
+    pub head: Head,
+    /// The first message they may read.
+    pub from: Seq,
+    /// The ordinal before it.
+    pub from_ordinal: u64,
+    /// Whether nothing more will come for them: they left.
+    pub left: bool,
+}
+
+impl Attended {
+    /// Cuts the ends of a log to what may be seen of it.
+    pub fn cut(head: Head, start: LogStart, visible: Visibility) -> Self {
+        let Visibility { from, from_ordinal, to } = visible;
+        let (from, from_ordinal) =
+            if from >= start.seq { (from, from_ordinal) } else { (start.seq, start.ordinal) };
+        let head = match to {
+            Some(left) if left.seq < head.seq => {
+                Head { seq: left.seq, ordinal: left.ordinal, time: left.time, id: head.id }
+            }
+            _ => head,
+        };
+        Self { head, from, from_ordinal, left: to.is_some() }
+    }
+}
+
+type Looks = Box<dyn FnOnce(Option<&Group>) + Send>;
 
 /// What a conversation is asked for.
-#[derive(Debug)]
 pub enum Request {
     /// Number, keep and deliver this.
-    Send(Box<SendCommand>, Reply),
-    /// Make the session a listener, then tell the head.
-    Attend(SessionId, oneshot::Sender<Result<Head, RequestError>>),
+    Send(Box<SendCommand>, Owed),
+    /// Change something.
+    Act(Box<ActCommand>, Owed),
+    /// Make the session a listener, then tell what there is.
+    Attend(Attending, oneshot::Sender<Result<Attended, RequestError>>),
+    /// Look at the group.
+    Look(Looks),
+    /// Pass an event on to the listeners but one.
+    Signal(Box<Event>, Attending, oneshot::Sender<Result<(), RequestError>>),
+    /// Trim what is not to be kept.
+    Retain(Retention),
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Send(..) => "Send",
+            Self::Act(..) => "Act",
+            Self::Attend(..) => "Attend",
+            Self::Look(_) => "Look",
+            Self::Signal(..) => "Signal",
+            Self::Retain(_) => "Retain",
+        })
+    }
 }
 
 impl Request {
     /// Answers with an error.
     pub fn refuse(self, error: RequestError) {
         match self {
-            Self::Send(_, reply) => reply.send(&error.into()),
+            Self::Send(_, owed) | Self::Act(_, owed) => owed.refuse(error),
             // Nobody waits any more: fine.
             Self::Attend(_, reply) => drop(reply.send(Err(error))),
+            Self::Signal(_, _, reply) => drop(reply.send(Err(error))),
+            // Whoever waits sees that it is gone.
+            Self::Look(_) | Self::Retain(_) => {}
         }
     }
 }
 
 enum Message {
     Request(Request),
-    Recovered(Result<(Head, DedupWindow), RecoveryFailed>),
+    Recovered(Result<Beginning, RecoveryFailed>),
     Written(Result<(), AppendError>),
+    Loaded(Result<Targets, String>),
+    Projected(Result<(), AppendError>),
+    Hinted(bool),
+    Trimmed(Option<LogStart>),
     Wake,
-    Watched { users: usize, online: Vec<SessionId> },
-    SessionChanged { session: SessionId, online: bool },
+    Watched { users: usize, online: Vec<(UserId, SessionId)> },
+    SessionChanged { user: UserId, session: SessionId, online: bool },
     Refresh,
     MaySleep,
     InjectPanic,
@@ -86,15 +177,33 @@ pub struct Surroundings {
     pub limits: CoreLimits,
     /// Counters.
     pub metrics: Arc<crate::telemetry::metrics::Metrics>,
+    /// The application's own rules.
+    pub hooks: Arc<dyn Hooks>,
+}
+
+/// Where the write stamps of a shard come from.
+#[derive(Debug, Clone)]
+pub struct StampSource {
+    /// The epoch in which the shard is owned.
+    pub epoch: Epoch,
+    /// The number of the next one.
+    pub next: Arc<AtomicU64>,
+}
+
+impl StampSource {
+    /// A stamp that no write of the shard had.
+    pub fn fresh(&self) -> WriteStamp {
+        WriteStamp::new(self.epoch, self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// What one activation is made from.
 pub struct Activation {
     /// Which conversation.
     pub conversation: ConversationId,
-    /// The epoch in which its shard is owned.
-    pub epoch: Epoch,
-    /// The stamp of this activation's writes.
+    /// The stamps of its shard.
+    pub stamps: StampSource,
+    /// The stamp of this activation's appends.
     pub stamp: WriteStamp,
     /// Whether an earlier activation may have left a write under way.
     pub after_crash: bool,
@@ -154,7 +263,7 @@ impl ConversationHandle {
     ///
     /// # Errors
     /// The activation is over.
-    pub fn watched(&self, users: usize, online: Vec<SessionId>) -> Result<(), Gone> {
+    pub fn watched(&self, users: usize, online: Vec<(UserId, SessionId)>) -> Result<(), Gone> {
         self.cast(Message::Watched { users, online })
     }
 
@@ -162,8 +271,8 @@ impl ConversationHandle {
     ///
     /// # Errors
     /// The activation is over.
-    pub fn session_changed(&self, session: SessionId, online: bool) -> Result<(), Gone> {
-        self.cast(Message::SessionChanged { session, online })
+    pub fn session_changed(&self, user: &UserId, session: SessionId, online: bool) -> Result<(), Gone> {
+        self.cast(Message::SessionChanged { user: user.clone(), session, online })
     }
 
     /// The directory or the hub lost what it knew: tell it again.
@@ -227,13 +336,14 @@ impl Actor for ConversationActor {
         let conversation = activation.conversation.clone();
         let handle = ConversationHandle { conversation, actor: myself.clone(), used_ms };
         let surroundings = activation.surroundings.clone();
-        let (epoch, stamp, after_crash) = (activation.epoch, activation.stamp, activation.after_crash);
+        let (stamps, stamp, after_crash) =
+            (activation.stamps.clone(), activation.stamp, activation.after_crash);
         let conversation = activation.conversation.clone();
         tokio::spawn(async move {
             if after_crash {
                 settle(&surroundings.stores, &conversation).await;
             }
-            let recovered = recover(&surroundings, conversation, epoch, stamp).await;
+            let recovered = recover(&surroundings, conversation, &stamps, stamp).await;
             // An activation that ended meanwhile does not need it.
             let _ = myself.cast(Message::Recovered(recovered));
         });
@@ -248,11 +358,19 @@ impl Actor for ConversationActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Request(request) => state.request(request),
-            Message::Recovered(Ok((head, dedup))) => state.begin(head, dedup),
+            Message::Recovered(Ok(beginning)) => state.begin(beginning),
             Message::Recovered(Err(failed)) => state.give_up(&myself, &failed),
             Message::Written(outcome) => {
                 state.serving(|serving, activation| serving.written(activation, outcome));
             }
+            Message::Loaded(targets) => {
+                state.serving(|serving, activation| serving.loaded(activation, targets));
+            }
+            Message::Projected(outcome) => {
+                state.serving(|serving, activation| serving.projected(activation, outcome));
+            }
+            Message::Hinted(kept) => state.serving(|serving, activation| serving.hinted(activation, kept)),
+            Message::Trimmed(start) => state.serving(|serving, _| serving.trimmed(start)),
             Message::Wake => {
                 state.wake_at_ms = None;
                 state.serving(Serving::wake);
@@ -260,8 +378,10 @@ impl Actor for ConversationActor {
             Message::Watched { users, online } => {
                 state.serving(|serving, activation| serving.watched(activation, users, online));
             }
-            Message::SessionChanged { session, online } => {
-                state.serving(|serving, activation| serving.session_changed(activation, session, online));
+            Message::SessionChanged { user, session, online } => {
+                state.serving(|serving, activation| {
+                    serving.session_changed(activation, user, session, online);
+                });
             }
             Message::Refresh => {
                 let handle = state.handle.clone();
@@ -297,8 +417,8 @@ impl State {
         }
     }
 
-    fn begin(&mut self, head: Head, dedup: DedupWindow) {
-        let serving = Serving::begin(&self.activation, &self.handle, head, dedup);
+    fn begin(&mut self, beginning: Beginning) {
+        let serving = Serving::begin(&self.activation, &self.handle, beginning);
         let before = std::mem::replace(&mut self.phase, Phase::Serving(Box::new(serving)));
         if let Phase::Recovering { waiting } = before {
             for request in waiting {
@@ -346,96 +466,5 @@ impl State {
                 let _ = myself.cast(Message::Wake);
             });
         }
-    }
-}
-
-/// Why an activation could not begin.
-#[derive(Debug, thiserror::Error)]
-enum RecoveryFailed {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Log(#[from] RecoveryError),
-    #[error("the store stopped while rows were written again")]
-    Stopped,
-}
-
-/// A pause between two attempts to write adopted rows again.
-const REWRITE_PAUSE: Duration = Duration::from_millis(200);
-
-async fn recover(
-    surroundings: &Surroundings,
-    conversation: ConversationId,
-    epoch: Epoch,
-    stamp: WriteStamp,
-) -> Result<(Head, DedupWindow), RecoveryFailed> {
-    let Surroundings { stores, clock, .. } = surroundings;
-    let hint = stores.log.hint(&conversation).await?.map(|hint| (hint.base, hint.id));
-    // An earlier activation of this run may have written with the same epoch and a lower stamp.
-    let (mut recovery, mut step) = Recovery::new(epoch, OwnRows::Possible, hint, ROWS_PER_READ);
-    let mut window = Loading::new();
-    let limit = ReadLimit::rows(ROWS_PER_READ);
-    loop {
-        step = match step {
-            Step::Read(from) => {
-                recovery.rows(stores.log.read(&conversation, from, Seq(u64::MAX), limit).await?)?
-            }
-            Step::Rewrite(rows) => {
-                rewrite(stores, &conversation, rows, stamp).await?;
-                recovery.durable()
-            }
-            // One permanent owner: nobody else can have fenced it.
-            Step::Confirm => recovery.confirmed(true)?,
-            Step::Overwrite(overwrites) => {
-                if let Some(overwrite) = overwrites.into_iter().next() {
-                    match overwrite.change {}
-                }
-                recovery.durable()
-            }
-            Step::Load(from, to) => {
-                let rows = stores.log.read(&conversation, from, to, limit).await?;
-                window.take(&rows, clock.now().monotonic);
-                recovery.loaded(&rows)
-            }
-            Step::Done => {
-                let head = recovery.finish().map_or(Head::EMPTY, |row| Head::of(&row));
-                return Ok((head, window.finish(clock.now().monotonic)));
-            }
-        };
-    }
-}
-
-/// Waits until no write of an earlier activation is under way: what it wrote late would else stand, unseen by the new
-/// one, above the head.
-async fn settle(stores: &Stores, conversation: &ConversationId) {
-    let (done, ended) = oneshot::channel();
-    let barrier = Append {
-        conversation: conversation.clone(),
-        rows: Vec::new(),
-        stamp: WriteStamp(0),
-        listed_for: Vec::new(),
-    };
-    stores.log.append(barrier, Box::new(move |result| drop(done.send(result))));
-    // Whatever it says, nothing that was called before it is under way any more.
-    let _ = ended.await;
-}
-
-async fn rewrite(
-    stores: &Stores,
-    conversation: &ConversationId,
-    rows: Arc<[LogRow]>,
-    stamp: WriteStamp,
-) -> Result<(), RecoveryFailed> {
-    loop {
-        let (done, outcome) = oneshot::channel();
-        let append =
-            Append { conversation: conversation.clone(), rows: rows.to_vec(), stamp, listed_for: Vec::new() };
-        stores.log.append(append, Box::new(move |result| drop(done.send(result))));
-        match outcome.await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => tracing::warn!(%conversation, %error, "adopted rows are not written again yet"),
-            Err(_) => return Err(RecoveryFailed::Stopped),
-        }
-        tokio::time::sleep(REWRITE_PAUSE).await;
     }
 }

@@ -48,7 +48,7 @@ fn tell(directory: &mut State, user: &UserId, session: SessionId, online: bool) 
     let gone: Vec<_> = directory
         .watchers(user)
         .iter()
-        .filter(|watcher| watcher.session_changed(session, online).is_err())
+        .filter(|watcher| watcher.session_changed(user, session, online).is_err())
         .cloned()
         .collect();
     if !gone.is_empty() {
@@ -94,7 +94,8 @@ impl Actor for DirectoryActor {
                 let mut online = Vec::new();
                 for user in &users {
                     directory.watch(user, watcher.clone());
-                    online.extend(directory.sessions(user).iter().map(|presence| presence.session));
+                    let sessions = directory.sessions(user).iter();
+                    online.extend(sessions.map(|presence| (user.clone(), presence.session)));
                 }
                 let _ = watcher.watched(users.len(), online);
             }

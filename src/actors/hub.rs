@@ -44,6 +44,8 @@ enum Message {
     Reset(ConversationId, Vec<SessionId>, Seq),
     Forget(ConversationId),
     Publish(Publication),
+    /// Something that is not kept, for all listeners but one.
+    Signal(ConversationId, Box<Event>, SessionId),
     InjectPanic,
 }
 
@@ -133,6 +135,13 @@ impl Actor for HubActor {
                 listeners.remove(&conversation);
             }
             Message::Publish(publication) => self.publish(listeners, &publication).await,
+            Message::Signal(conversation, event, from) => {
+                for session in listeners.get(&conversation).into_iter().flatten() {
+                    if session.id != from {
+                        session.tell_if_room(&event);
+                    }
+                }
+            }
             Message::InjectPanic => panic!("injected for a test"),
         }
         Ok(())
@@ -213,6 +222,11 @@ impl Hub {
     pub fn publish(&self, publication: Publication) {
         let conversation = publication.conversation.clone();
         self.cast(&conversation, Message::Publish(publication));
+    }
+
+    /// Tells an event that is not kept to all listeners but one; left out where much waits.
+    pub fn signal(&self, conversation: &ConversationId, event: Event, from: SessionId) {
+        self.cast(conversation, Message::Signal(conversation.clone(), Box::new(event), from));
     }
 
     /// Makes the stripe of a conversation panic (tests of supervision).

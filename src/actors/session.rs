@@ -8,9 +8,12 @@
 //! Linked to the node's actor. Whether it stops or panics, its guard takes the session out of the directory and the
 //! table and closes the connection.
 
+mod acts;
 pub mod dispatch;
 pub mod egress;
+mod groups;
 mod reading;
+mod service;
 mod signals;
 mod state;
 

@@ -13,17 +13,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, SessionId};
+use convoke_protocol::frame::Event;
+use convoke_protocol::id::{ConversationId, ConversationKind, GroupId};
+use convoke_protocol::request::changes::Retention;
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
-use crate::actors::conversation::core::{Head, SendCommand};
-use crate::actors::conversation::{Activation, ConversationHandle, Request, Surroundings};
+use crate::actors::conversation::core::{Act, ActCommand, Head, SendCommand};
+use crate::actors::conversation::dedup::Place;
+use crate::actors::conversation::group::{Group, GroupCommand, Visibility, not_found};
+use crate::actors::conversation::{
+    Activation, Attended, Attending, ConversationHandle, Owed, Request, StampSource, Surroundings,
+};
 use crate::actors::reply::Reply;
+use crate::auth::Role;
 use crate::cluster::shard_map::{ShardId, ShardMap};
-use crate::storage::{Epoch, ReadError, ReadLimit, WriteStamp};
+use crate::storage::{Epoch, ReadError};
 use crate::telemetry::metrics::ActorKind;
 
 enum Message {
@@ -55,7 +62,7 @@ impl ShardHandle {
 struct Slot {
     actor: RwLock<Option<ActorRef<Message>>>,
     starting: tokio::sync::Mutex<()>,
-    next_stamp: AtomicU64,
+    next_stamp: Arc<AtomicU64>,
     /// Set for good once an activation died: it may have left a write under way.
     crashed: AtomicBool,
 }
@@ -82,38 +89,193 @@ impl Conversations {
 
     /// Hands a send to its conversation, which answers it.
     pub async fn send(&self, conversation: ConversationId, command: Box<SendCommand>, reply: Reply) {
-        self.request(conversation, Request::Send(command, reply)).await;
+        self.request(conversation, Request::Send(command, Owed::Reply(reply))).await;
     }
 
-    /// Makes the session a listener of the conversation if it is active, and tells its head.
+    /// Hands a send to its conversation and waits for its place.
     ///
     /// # Errors
     /// As the wire says.
+    pub async fn send_told(
+        &self,
+        conversation: ConversationId,
+        command: Box<SendCommand>,
+    ) -> Result<Place, RequestError> {
+        let (told, place) = oneshot::channel();
+        self.request(conversation, Request::Send(command, Owed::Told(told))).await;
+        place.await.unwrap_or_else(|_| Err(perhaps()))?.ok_or_else(perhaps)
+    }
+
+    /// Changes something, and waits for the place of the entry that says so; `None` if there was nothing to change.
+    ///
+    /// # Errors
+    /// As the wire says.
+    pub async fn act(
+        &self,
+        conversation: ConversationId,
+        command: Box<ActCommand>,
+    ) -> Result<Option<Place>, RequestError> {
+        let (told, place) = oneshot::channel();
+        self.request(conversation, Request::Act(command, Owed::Told(told))).await;
+        place.await.unwrap_or_else(|_| Err(perhaps()))
+    }
+
+    /// Looks at a group.
+    ///
+    /// # Errors
+    /// It cannot be read now.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        conversation: ConversationId,
+        look: impl FnOnce(Option<&Group>) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let (tell, seen) = oneshot::channel();
+        let look = move |group: Option<&Group>| drop(tell.send(look(group)));
+        self.request(conversation, Request::Look(Box::new(look))).await;
+        seen.await.map_err(|_| lost())
+    }
+
+    /// Passes an event that is not kept on to the other listeners of a group.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, if whoever it is from is no member.
+    pub async fn signal(
+        &self,
+        conversation: ConversationId,
+        event: Event,
+        from: Attending,
+    ) -> Result<(), RequestError> {
+        let (tell, told) = oneshot::channel();
+        self.request(conversation, Request::Signal(Box::new(event), from, tell)).await;
+        told.await.unwrap_or_else(|_| Err(not_found()))
+    }
+
+    /// Trims a conversation's log as a rule says, in the background.
+    pub async fn retain(&self, conversation: ConversationId, retention: Retention) {
+        self.request(conversation, Request::Retain(retention)).await;
+    }
+
+    /// Makes the session a listener of the conversation if it is active, and tells what there is.
+    ///
+    /// # Errors
+    /// As the wire says: `NOT_FOUND` also for a group that is not the user's.
     pub async fn attend(
         &self,
         conversation: &ConversationId,
-        session: SessionId,
-    ) -> Result<Head, RequestError> {
-        let active = self.0.active.get(conversation).map(|handle| handle.clone());
-        if let Some(handle) = active {
-            let (reply, head) = oneshot::channel();
-            let now_ms = self.0.surroundings.clock.monotonic_ms();
-            match handle.request(Request::Attend(session, reply), now_ms) {
-                Ok(()) => return head.await.unwrap_or_else(|_| Err(lost())),
-                // It went to sleep in between: ask through the shard.
-                Err(request) => self.through_shard(conversation.clone(), request).await,
+        attending: &Attending,
+    ) -> Result<Attended, RequestError> {
+        let mut attended = self.attend_all(std::slice::from_ref(conversation), attending).await?;
+        attended.pop().flatten().ok_or_else(not_found)
+    }
+
+    /// The same for several conversations, in the order of the ids; `None` for one that is not the user's. Those that
+    /// sleep are read together.
+    ///
+    /// # Errors
+    /// One of them cannot be read now.
+    pub async fn attend_all(
+        &self,
+        conversations: &[ConversationId],
+        attending: &Attending,
+    ) -> Result<Vec<Option<Attended>>, RequestError> {
+        let mut attended: Vec<Option<Attended>> = vec![None; conversations.len()];
+        let mut asked = Vec::new();
+        let mut asleep = Vec::new();
+        let now_ms = self.0.surroundings.clock.monotonic_ms();
+        for (n, conversation) in conversations.iter().enumerate() {
+            match self.0.active.get(conversation).map(|handle| handle.clone()) {
+                Some(handle) => {
+                    let (reply, answer) = oneshot::channel();
+                    match handle.request(Request::Attend(attending.clone(), reply), now_ms) {
+                        Ok(()) => asked.push((n, answer)),
+                        // It went to sleep in between: ask through the shard.
+                        Err(request) => {
+                            self.through_shard(conversation.clone(), request).await;
+                            asked.push((n, answer));
+                        }
+                    }
+                }
+                // Whoever activates it later finds the session in the directory before anything is published.
+                None => asleep.push(n),
             }
-            return head.await.unwrap_or_else(|_| Err(lost()));
         }
-        // Asleep: whoever activates it later finds the session in the directory before anything is published.
-        let unavailable = |error: ReadError| {
-            RequestError::not_done(ErrorCode::UNAVAILABLE, error.to_string()).retry_after(1_000)
+        for (n, found) in self.sleeping(conversations, &asleep, attending).await? {
+            match found {
+                Sleeping::Seen(seen) => attended[n] = seen,
+                Sleeping::Unsettled => {
+                    let (reply, answer) = oneshot::channel();
+                    let request = Request::Attend(attending.clone(), reply);
+                    self.through_shard(conversations[n].clone(), request).await;
+                    asked.push((n, answer));
+                }
+            }
+        }
+        for (n, answer) in asked {
+            attended[n] = match answer.await.unwrap_or_else(|_| Err(lost())) {
+                Ok(seen) => Some(seen),
+                Err(error) if error.code == ErrorCode::NOT_FOUND => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(attended)
+    }
+
+    /// What the store tells of conversations that sleep.
+    async fn sleeping(
+        &self,
+        conversations: &[ConversationId],
+        asleep: &[usize],
+        attending: &Attending,
+    ) -> Result<Vec<(usize, Sleeping)>, RequestError> {
+        if asleep.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stores = &self.0.surroundings.stores;
+        let ids: Vec<ConversationId> = asleep.iter().map(|n| conversations[*n].clone()).collect();
+        let tails = stores.log.tails(&ids).await.map_err(|error| unreadable(&error))?;
+        let group_of = |id: &ConversationId| match id.kind() {
+            ConversationKind::Group(group) => GroupId::new(group).ok(),
+            ConversationKind::Direct(..) => None,
         };
+        let groups: Vec<GroupId> = ids.iter().filter_map(group_of).collect();
+        let is_service = attending.asking.role == Role::Service;
+        let memberships = if groups.is_empty() || is_service {
+            vec![None; groups.len()]
+        } else {
+            let user = &attending.asking.user;
+            stores.groups.memberships(user, &groups).await.map_err(|error| unreadable(&error))?
+        };
+        let mut memberships = memberships.into_iter();
+        let found = asleep.iter().zip(ids).zip(tails).map(|((n, id), tail)| {
+            let visible = match group_of(&id) {
+                None => Some(Visibility::ALL),
+                Some(_) => {
+                    let member = memberships.next().flatten();
+                    let all = (is_service && tail.hinted.is_some()).then_some(Visibility::ALL);
+                    member.map(|member| Visibility::of(&member)).or(all)
+                }
+            };
+            let sleeping = if tail.settled {
+                let head = tail.hinted.as_ref().map_or(Head::EMPTY, Head::of);
+                Sleeping::Seen(visible.map(|visible| Attended::cut(head, tail.start, visible)))
+            } else {
+                Sleeping::Unsettled
+            };
+            (*n, sleeping)
+        });
+        Ok(found.collect())
+    }
+
+    /// Whether a conversation that sleeps may be activated for a request: made-up ids of groups must not take memory.
+    async fn may_activate(&self, conversation: &ConversationId, creates: bool) -> Result<(), RequestError> {
+        if creates || matches!(conversation.kind(), ConversationKind::Direct(..)) {
+            return Ok(());
+        }
         let log = &self.0.surroundings.stores.log;
-        let Some(hint) = log.hint(conversation).await.map_err(unavailable)? else { return Ok(Head::EMPTY) };
-        let row = log.read(conversation, hint.base, hint.base, ReadLimit::rows(1)).await;
-        let row = row.map_err(unavailable)?.pop();
-        Ok(row.map_or(Head { seq: hint.base, id: hint.id, ..Head::EMPTY }, |row| Head::of(&row)))
+        let tails =
+            log.tails(std::slice::from_ref(conversation)).await.map_err(|error| unreadable(&error))?;
+        let is_there = tails.first().is_some_and(|tail| tail.hinted.is_some() || !tail.settled);
+        if is_there { Ok(()) } else { Err(not_found()) }
     }
 
     async fn request(&self, conversation: ConversationId, request: Request) {
@@ -126,7 +288,17 @@ impl Conversations {
                 Err(request) => request,
             },
         };
-        self.through_shard(conversation, request).await;
+        let creates = match &request {
+            Request::Act(command, _) => matches!(command.act, Act::Group(GroupCommand::Create { .. })),
+            _ => false,
+        };
+        match self.may_activate(&conversation, creates).await {
+            Ok(()) => self.through_shard(conversation, request).await,
+            Err(error) => match request {
+                Request::Look(look) if error.code == ErrorCode::NOT_FOUND => look(None),
+                request => request.refuse(error),
+            },
+        }
     }
 
     async fn through_shard(&self, conversation: ConversationId, mut request: Request) {
@@ -225,6 +397,24 @@ impl Conversations {
     }
 }
 
+/// What the store tells of a conversation that sleeps.
+enum Sleeping {
+    /// What the user may see of it, if anything.
+    Seen(Option<Attended>),
+    /// Only its owner knows: it has to be activated.
+    Unsettled,
+}
+
+fn unreadable(error: &ReadError) -> RequestError {
+    tracing::warn!(%error, "a read failed");
+    RequestError::not_done(ErrorCode::UNAVAILABLE, "the store cannot be read").retry_after(1_000)
+}
+
+fn perhaps() -> RequestError {
+    let error = RequestError::unknown(ErrorCode::UNAVAILABLE, "the conversation is restarting");
+    error.retry_after(200)
+}
+
 fn lost() -> RequestError {
     RequestError::not_done(ErrorCode::UNAVAILABLE, "the conversation is restarting").retry_after(200)
 }
@@ -248,11 +438,11 @@ impl ShardActor {
             },
         };
         let slot = &shared.slots[self.shard.0 as usize];
-        let n = slot.next_stamp.fetch_add(1, Ordering::Relaxed);
+        let stamps = StampSource { epoch: shared.epoch, next: slot.next_stamp.clone() };
         let activation = Activation {
             conversation: conversation.clone(),
-            epoch: shared.epoch,
-            stamp: WriteStamp::new(shared.epoch, n),
+            stamp: stamps.fresh(),
+            stamps,
             after_crash: slot.crashed.load(Ordering::Relaxed),
             surroundings: shared.surroundings.clone(),
             shard: ShardHandle(myself.clone()),

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::framing::Framing;
+use convoke_protocol::request::changes::Retention;
 use tokio::time::Instant;
 
+use crate::actors::conversation::change::ChangePolicy;
 use crate::actors::conversation::core::CoreLimits;
+use crate::actors::conversation::group::GroupLimits;
 use crate::actors::directory::core::{DeviceConflict, SessionPolicy};
 use crate::actors::session::dispatch::{Services, SessionConnection, SessionRules};
 use crate::actors::session::egress::{Egress, EgressLimits, SocketWriter};
-use crate::config::conversations::Conversations;
 use crate::config::{Config, sessions};
 use crate::net::connection::{Engine, FrameHandler, PeerInfo};
 use crate::net::listener::NetCounters;
@@ -129,14 +131,38 @@ pub(super) fn session_rules(config: &Config) -> SessionRules {
 }
 
 /// What conversations are bound by, from the configuration.
-pub(super) fn core_limits(config: &Conversations) -> CoreLimits {
+pub(super) fn core_limits(config: &Config) -> CoreLimits {
+    let Config { messages, groups, conversations: config, .. } = config;
     CoreLimits {
+        changes: ChangePolicy {
+            recall: messages.recall,
+            recall_window_ms: messages.recall_window_ms.0,
+            edit: messages.edit,
+            edit_window_ms: messages.edit_window_ms.0,
+            delete: messages.delete_for_all,
+            recall_on_delete: messages.recall_on_delete,
+            reactions: messages.reactions,
+            push_recalls: messages.push_recalls,
+            push_edits: messages.push_edits,
+            push_deletes: messages.push_deletes,
+            push_reactions: messages.push_reactions,
+        },
+        groups: GroupLimits { max_members: groups.max_members },
         max_pending: config.max_pending,
         max_pending_bytes: config.max_pending_bytes,
         max_batch: config.max_batch,
         max_batch_bytes: config.max_batch_bytes,
         answer_within: config.answer_within_ms.duration(),
         retry_pause: config.retry_pause_ms.duration(),
+    }
+}
+
+/// For how long conversations without a rule of their own are kept, from the configuration.
+pub(super) fn default_retention(config: &Config) -> Retention {
+    let says = |bound: u64| (bound > 0).then_some(bound);
+    Retention {
+        max_age_ms: says(config.retention.max_age_ms),
+        max_messages: says(config.retention.max_messages),
     }
 }
 

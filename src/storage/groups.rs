@@ -52,6 +52,8 @@ pub struct Left {
     pub seq: Seq,
     /// Its ordinal.
     pub ordinal: u64,
+    /// Its time.
+    pub time: Timestamp,
 }
 
 /// A member of a group, or somebody who was one.

@@ -3,30 +3,46 @@
 //! # Lifecycle of a batch
 //! ```text
 //!   queue ──start──▶ Writing ──durable──▶ Confirming ──confirmed──▶ committed: answered, published
-//!                      ▲  │ unknown, overloaded
-//!                      └──┘ the same rows with the same stamp, after a pause
-//!                      └──not stored, and never unknown──▶ refused (not done); its numbers are given again
+//!                      ▲  │ unknown, overloaded                        │ its entries change something
+//!                      └──┘ the same rows, the same stamp, later       ▼
+//!                      └──not stored, never unknown──▶ refused      Projecting ──durable──▶ Confirming ──▶ answered
 //! ```
+//! Commands that change messages wait until what they name is loaded ([`acts`]); all commands are decided when their batch
+//! begins, one after the other, each seeing what the former ones of the batch will have done.
 //!
 //! # Invariants
 //! - One batch is in flight; its rows never change (rule: a write of unknown outcome is repeated as it is).
 //! - A message is used (answered, published, counted in the head) only after its batch is confirmed, in seq order.
 //! - A (sender, client id) is in at most one committed row while the window lasts.
+//! - The answers of a batch leave in seq order: from its first entry that changes something on, when the changes are
+//!   confirmed too.
+
+mod acts;
+mod outcome;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ClientId, ConversationId, DeviceId, MessageId, Seq, Timestamp, UserId};
+use convoke_protocol::id::{
+    ClientId, ConversationId, ConversationKind, DeviceId, GroupId, MessageId, Seq, Timestamp, UserId,
+};
 use convoke_protocol::message::{Content, MessageKind, Priority};
 use convoke_protocol::request::Retry;
 
+pub use self::acts::{Act, ActCommand, LoadTarget};
+use self::acts::{Made, Waiting};
+use self::outcome::Projecting;
+use super::change::{ChangePolicy, Targets};
 use super::dedup::{DedupWindow, Known, Place};
-use super::log::commit::{Commit, Confirmed};
+use super::group::{Group, GroupLimits};
+use super::log::commit::Commit;
+use super::log::hint::HintLine;
+use crate::auth::Role;
 use crate::clock::Now;
 use crate::storage::row::NO_MESSAGE;
-use crate::storage::{AppendError, Entry, Epoch, LogRow, WriteStamp};
+use crate::storage::{Entry, Epoch, Hint, LogRow, LogStart, Projection, WriteStamp};
 
 /// The bounds of one conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +59,10 @@ pub struct CoreLimits {
     pub answer_within: Duration,
     /// The pause before a write is repeated.
     pub retry_pause: Duration,
+    /// What may be done to messages.
+    pub changes: ChangePolicy,
+    /// The bounds of groups.
+    pub groups: GroupLimits,
 }
 
 impl Default for CoreLimits {
@@ -54,6 +74,8 @@ impl Default for CoreLimits {
             max_batch_bytes: 1 << 20,
             answer_within: Duration::from_secs(5),
             retry_pause: Duration::from_millis(50),
+            changes: ChangePolicy::default(),
+            groups: GroupLimits::default(),
         }
     }
 }
@@ -61,8 +83,10 @@ impl Default for CoreLimits {
 /// Something to be numbered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendCommand {
-    /// Who sends it; may speak here (checked before).
+    /// Who sends it; in a direct conversation one of the two (checked before).
     pub sender: UserId,
+    /// For what the token is of whoever brings it: a service may speak for members who are silenced, and as the system.
+    pub role: Role,
     /// From which device.
     pub device: DeviceId,
     /// What makes it safe to repeat.
@@ -93,13 +117,19 @@ pub enum Effect<R> {
     Wake(Duration),
     /// Confirm that this owner was not fenced, by a read begun now; report by [`ConversationCore::confirmed`].
     Confirm,
-    /// Tell a sender.
+    /// Tell who asked.
     Answer {
         /// Whom.
         to: R,
-        /// The place of its message, or why it has none.
-        result: Result<Place, RequestError>,
+        /// The place of its entry (none if there was nothing to change), or why it has none.
+        result: Result<Option<Place>, RequestError>,
     },
+    /// Read what these name; report by [`ConversationCore::loaded`].
+    Load(Vec<LoadTarget>),
+    /// Write what committed entries change; report by [`ConversationCore::projected`].
+    Project(Arc<Projection>),
+    /// Keep this hint; report by [`ConversationCore::hinted`].
+    Hint(Hint, WriteStamp),
     /// Tell the listeners; the rows are committed and follow on what was published before.
     Publish(Arc<[LogRow]>),
 }
@@ -127,9 +157,39 @@ impl Head {
     }
 }
 
+/// What is to be numbered.
+#[derive(Debug, Clone)]
+enum Command {
+    Send(SendCommand),
+    Act(ActCommand),
+}
+
+impl Command {
+    fn sender(&self) -> &UserId {
+        match self {
+            Self::Send(send) => &send.sender,
+            Self::Act(act) => &act.asking.user,
+        }
+    }
+
+    fn client_id(&self) -> ClientId {
+        match self {
+            Self::Send(send) => send.retry.client_id,
+            Self::Act(act) => act.retry.client_id,
+        }
+    }
+
+    fn body_bytes(&self) -> usize {
+        match self {
+            Self::Send(send) => send.content.body.len(),
+            Self::Act(act) => act.body_bytes(),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Pending<R> {
-    command: SendCommand,
+    command: Command,
     waiting: Option<R>,
     also_waiting: Vec<R>,
     since: Duration,
@@ -141,7 +201,7 @@ impl<R> Pending<R> {
     }
 
     fn is(&self, sender: &UserId, client_id: ClientId) -> bool {
-        self.command.retry.client_id == client_id && self.command.sender == *sender
+        self.command.client_id() == client_id && self.command.sender() == sender
     }
 }
 
@@ -155,10 +215,33 @@ struct Batch<R> {
     perhaps_stored: bool,
 }
 
-/// Where ids of messages come from.
+/// Where ids of messages, and stamps of writes, come from.
 pub trait IdSource {
     /// A new id for a message of this time.
     fn message_id(&mut self, time: Timestamp) -> MessageId;
+
+    /// A stamp that no write of the shard had.
+    fn write_stamp(&mut self) -> WriteStamp;
+}
+
+/// What a conversation begins with, as its recovery found it.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// The highest committed message.
+    pub head: Head,
+    /// What retries are recognised by.
+    pub dedup: DedupWindow,
+    /// Where the log begins.
+    pub start: LogStart,
+    /// The group, if it is one's conversation and the group exists.
+    pub group: Option<Group>,
+}
+
+impl Beginning {
+    /// An empty conversation.
+    pub fn empty() -> Self {
+        Self { head: Head::EMPTY, dedup: DedupWindow::new(), start: LogStart::default(), group: None }
+    }
 }
 
 /// The state of one active conversation. `R` names whoever waits for an answer.
@@ -173,6 +256,17 @@ pub struct ConversationCore<R> {
     queue: VecDeque<Pending<R>>,
     queue_bytes: usize,
     in_flight: Option<Batch<R>>,
+    /// Which group it is the conversation of.
+    group_id: Option<GroupId>,
+    /// The group, as committed entries say.
+    group: Option<Group>,
+    start: LogStart,
+    /// Commands that wait until what they name is loaded.
+    waiting: Waiting<R>,
+    /// What the commands in the queue are decided against.
+    targets: Targets,
+    projecting: Option<Projecting<R>>,
+    hints: HintLine<MessageId>,
     /// What of the log is a fact. Once it is fenced nothing more is written, answered or published.
     commit: Commit<LogRow>,
 }
@@ -184,9 +278,13 @@ impl<R> ConversationCore<R> {
         limits: CoreLimits,
         epoch: Epoch,
         stamp: WriteStamp,
-        head: Head,
-        dedup: DedupWindow,
+        beginning: Beginning,
     ) -> Self {
+        let Beginning { head, dedup, start, group } = beginning;
+        let group_id = match conversation.kind() {
+            ConversationKind::Group(id) => GroupId::new(id).ok(),
+            ConversationKind::Direct(..) => None,
+        };
         Self {
             conversation,
             limits,
@@ -197,6 +295,13 @@ impl<R> ConversationCore<R> {
             queue: VecDeque::new(),
             queue_bytes: 0,
             in_flight: None,
+            group_id,
+            group,
+            start,
+            waiting: Waiting::default(),
+            targets: Targets::default(),
+            projecting: None,
+            hints: HintLine::new(),
             commit: Commit::new(head.seq, head.id),
         }
     }
@@ -211,9 +316,22 @@ impl<R> ConversationCore<R> {
         self.head
     }
 
+    /// The group, as committed entries say.
+    pub fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// Where the log begins.
+    pub fn start(&self) -> LogStart {
+        self.start
+    }
+
     /// Whether nothing waits, so that the conversation may go to sleep.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.in_flight.is_none()
+        self.queue.is_empty()
+            && self.in_flight.is_none()
+            && self.projecting.is_none()
+            && self.waiting.is_empty()
     }
 
     /// Sends that wait for a batch.
@@ -230,31 +348,14 @@ impl<R> ConversationCore<R> {
         ids: &mut impl IdSource,
         effects: &mut Vec<Effect<R>>,
     ) {
-        let Retry { client_id, attempt, age_ms } = command.retry;
-        let age = Duration::from_millis(age_ms);
-        match self.dedup.look_up(&command.sender, client_id, attempt, age, now.monotonic) {
-            Known::Committed(place) => return effects.push(Effect::Answer { to, result: Ok(place) }),
-            Known::Pending if self.commit.is_fenced() => {
-                let result = Err(unknown("this node lost the conversation while it wrote"));
-                return effects.push(Effect::Answer { to, result });
-            }
-            Known::Pending => return self.join(&command.sender, client_id, to),
-            Known::TooOld => {
-                let error = RequestError::unknown(
-                    ErrorCode::STALE_RETRY,
-                    "the first attempt is older than the dedup window; look in the history whether it arrived",
-                );
-                return effects.push(Effect::Answer { to, result: Err(error) });
-            }
-            Known::New => {}
-        }
-        if let Err(error) = self.admit(&command) {
+        let Some(to) = self.recognise(&command.sender, command.retry, to, now, effects) else { return };
+        if let Err(error) = self.admit(&command, now.wall) {
             return effects.push(Effect::Answer { to, result: Err(error) });
         }
-        self.dedup.begin(command.sender.clone(), client_id);
+        self.dedup.begin(command.sender.clone(), command.retry.client_id);
         self.queue_bytes += command.content.body.len();
         self.queue.push_back(Pending {
-            command,
+            command: Command::Send(command),
             waiting: Some(to),
             also_waiting: Vec::new(),
             since: now.monotonic,
@@ -262,19 +363,53 @@ impl<R> ConversationCore<R> {
         self.start_batch(now, ids, effects);
     }
 
+    /// Answers what was asked before; gives back who asks if it is new.
+    fn recognise(
+        &mut self,
+        sender: &UserId,
+        retry: Retry,
+        to: R,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) -> Option<R> {
+        let Retry { client_id, attempt, age_ms } = retry;
+        let age = Duration::from_millis(age_ms);
+        let result = match self.dedup.look_up(sender, client_id, attempt, age, now.monotonic) {
+            Known::New => return Some(to),
+            Known::Committed(place) if self.is_projecting(place.seq) => {
+                self.join_projecting(place, to);
+                return None;
+            }
+            Known::Committed(place) => Ok(Some(place)),
+            Known::Pending if self.commit.is_fenced() => {
+                Err(unknown("this node lost the conversation while it wrote"))
+            }
+            Known::Pending => {
+                self.join(sender, client_id, to);
+                return None;
+            }
+            Known::TooOld => Err(RequestError::unknown(
+                ErrorCode::STALE_RETRY,
+                "the first attempt is older than the dedup window; look in the history whether it arrived",
+            )),
+        };
+        effects.push(Effect::Answer { to, result });
+        None
+    }
+
     fn join(&mut self, sender: &UserId, client_id: ClientId, to: R) {
         let in_flight = self.in_flight.iter_mut().flat_map(|batch| batch.pending.iter_mut());
-        let found = in_flight.chain(&mut self.queue).find(|pending| pending.is(sender, client_id));
-        // The window says Pending only of what is in one of the two.
+        let waiting = self.waiting.iter_mut();
+        let found =
+            in_flight.chain(&mut self.queue).chain(waiting).find(|pending| pending.is(sender, client_id));
+        // The window says Pending only of what is in one of the three.
         if let Some(pending) = found {
             pending.also_waiting.push(to);
         }
     }
 
-    fn admit(&self, command: &SendCommand) -> Result<(), RequestError> {
-        if self.commit.is_fenced() {
-            return Err(unavailable("this node lost the conversation"));
-        }
+    fn admit(&self, command: &SendCommand, now: Timestamp) -> Result<(), RequestError> {
+        self.may_send(command, self.group.as_ref(), now)?;
         let seen = command.previous.max(command.reply_to).unwrap_or(Seq::ZERO);
         if seen > self.head.seq {
             return Err(RequestError::not_done(
@@ -282,8 +417,16 @@ impl<R> ConversationCore<R> {
                 format!("previous and reply_to name message {seen}, but the head is {}", self.head.seq),
             ));
         }
-        let bytes = self.queue_bytes + command.content.body.len();
-        if self.queue.len() >= self.limits.max_pending || bytes > self.limits.max_pending_bytes {
+        self.has_room(command.content.body.len())
+    }
+
+    fn has_room(&self, body: usize) -> Result<(), RequestError> {
+        if self.commit.is_fenced() {
+            return Err(unavailable("this node lost the conversation"));
+        }
+        let waiting = self.queue.len() + self.waiting.len();
+        let bytes = self.queue_bytes + body;
+        if waiting >= self.limits.max_pending || bytes > self.limits.max_pending_bytes {
             return Err(busy());
         }
         Ok(())
@@ -294,173 +437,38 @@ impl<R> ConversationCore<R> {
             return;
         }
         self.dedup.expire(now.monotonic);
-        let mut head = self.head;
-        let (mut rows, mut pending, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while rows.len() < self.limits.max_batch {
+        let mut batch = Made::new(self.head);
+        while batch.rows.len() < self.limits.max_batch {
             let Some(next) = self.queue.front() else { break };
-            let body = next.command.content.body.len();
-            if !rows.is_empty() && bytes + body > self.limits.max_batch_bytes {
+            let body = next.command.body_bytes();
+            if !batch.rows.is_empty() && batch.bytes + body > self.limits.max_batch_bytes {
                 break;
             }
-            bytes += body;
             let Some(next) = self.queue.pop_front() else { break };
-            let row = self.number(&next.command, head, now.wall, ids);
-            head = Head::of(&row);
-            rows.push(row);
-            pending.push(next);
+            batch.bytes += body;
+            self.queue_bytes -= body;
+            self.make(next, &mut batch, now.wall, ids, effects);
         }
-        self.queue_bytes -= bytes;
-        let rows: Arc<[LogRow]> = rows.into();
+        if batch.rows.is_empty() {
+            return;
+        }
+        let rows: Arc<[LogRow]> = batch.rows.into();
         effects.push(Effect::Append { rows: rows.clone(), stamp: self.stamp });
         effects.push(Effect::Wake(self.limits.answer_within));
         self.commit.begin(rows.clone());
-        self.in_flight = Some(Batch { rows, pending, pausing: None, perhaps_stored: false });
+        self.in_flight = Some(Batch { rows, pending: batch.pending, pausing: None, perhaps_stored: false });
     }
 
-    fn number(&self, command: &SendCommand, head: Head, wall: Timestamp, ids: &mut impl IdSource) -> LogRow {
-        let seq = head.seq.next();
-        let time = wall.max(head.time);
-        let counts = u64::from(command.kind == MessageKind::USER);
+    fn row(&self, head: Head, entry: Entry, ids: &mut impl IdSource) -> LogRow {
         LogRow {
-            seq,
-            id: ids.message_id(time),
+            seq: head.seq.next(),
+            id: ids.message_id(entry.time),
             prev: head.id,
             epoch: self.epoch,
             base: self.commit.base().0,
             window: self.dedup.lowest().unwrap_or(self.head.seq.next()),
-            entry: Entry {
-                sender: command.sender.clone(),
-                device: command.device.clone(),
-                client_id: command.retry.client_id,
-                time,
-                kind: command.kind,
-                flags: 0,
-                priority: command.priority,
-                content: command.content.clone(),
-                reply_to: command.reply_to,
-                previous: command.previous,
-                ordinal: head.ordinal + counts,
-                edited_at: None,
-                recalled_at: None,
-                deleted_at: None,
-                last_edit: None,
-                change: None,
-            },
+            entry,
         }
-    }
-
-    /// Takes the outcome of the append in flight.
-    pub fn written(
-        &mut self,
-        outcome: Result<(), AppendError>,
-        now: Now,
-        ids: &mut impl IdSource,
-        effects: &mut Vec<Effect<R>>,
-    ) {
-        let Some(batch) = &mut self.in_flight else { return };
-        match outcome {
-            Ok(()) => {
-                batch.pausing = None;
-                if self.commit.durable() {
-                    effects.push(Effect::Confirm);
-                }
-            }
-            Err(AppendError::NotStored(reason)) if !batch.perhaps_stored => {
-                self.refuse_in_flight(&unavailable(&reason), effects);
-                self.start_batch(now, ids, effects);
-            }
-            Err(error) => {
-                batch.perhaps_stored |= matches!(error, AppendError::Unknown(_));
-                batch.pausing = Some(now.monotonic + self.limits.retry_pause);
-                effects.push(Effect::Wake(self.limits.retry_pause));
-            }
-        }
-    }
-
-    /// Takes the outcome of the confirmation in flight: `false` means that this owner is fenced, for good.
-    pub fn confirmed(
-        &mut self,
-        still_owner: bool,
-        now: Now,
-        ids: &mut impl IdSource,
-        effects: &mut Vec<Effect<R>>,
-    ) {
-        match self.commit.confirmed(still_owner) {
-            Confirmed::Fenced => return self.fence(effects),
-            // No kind of entry changes another row yet: nothing is to be overwritten.
-            Confirmed::Nothing | Confirmed::Overwritten => return,
-            Confirmed::Committed { .. } => {}
-        }
-        let Some(mut batch) = self.in_flight.take() else { return };
-        for (row, pending) in batch.rows.iter().zip(&mut batch.pending) {
-            let place = Place { seq: row.seq, id: row.id, time: row.entry.time };
-            self.dedup.commit(row.entry.sender.clone(), row.entry.client_id, place, now.monotonic);
-            effects.extend(pending.take_waiting().map(|to| Effect::Answer { to, result: Ok(place) }));
-            self.head = Head::of(row);
-        }
-        effects.push(Effect::Publish(batch.rows));
-        self.start_batch(now, ids, effects);
-    }
-
-    /// Repeats what paused and answers who has waited too long. May be called at any time.
-    pub fn tick(&mut self, now: Now, ids: &mut impl IdSource, effects: &mut Vec<Effect<R>>) {
-        self.dedup.expire(now.monotonic);
-        let limits = self.limits;
-        let Self { in_flight, queue, .. } = self;
-        let overdue = |since: Duration| now.monotonic.saturating_sub(since) >= limits.answer_within;
-        if let Some(batch) = in_flight {
-            if batch.pausing.is_some_and(|until| until <= now.monotonic) {
-                batch.pausing = None;
-                effects.push(Effect::Append { rows: batch.rows.clone(), stamp: self.stamp });
-            }
-            // A pause in which the write certainly is not stored may end the batch; otherwise it goes on by itself.
-            let ends = batch.pausing.is_some() && !batch.perhaps_stored;
-            for pending in batch.pending.iter_mut().filter(|pending| overdue(pending.since)) {
-                for to in pending.take_waiting() {
-                    let error = if ends { busy() } else { unknown("the store does not answer") };
-                    effects.push(Effect::Answer { to, result: Err(error) });
-                }
-            }
-            if ends && batch.pending.iter().all(|pending| overdue(pending.since)) {
-                self.refuse_in_flight(&busy(), effects);
-                return self.start_batch(now, ids, effects);
-            }
-        }
-        while queue.front().is_some_and(|pending| overdue(pending.since)) {
-            let Some(mut pending) = queue.pop_front() else { break };
-            self.queue_bytes -= pending.command.content.body.len();
-            self.dedup.abandon(&pending.command.sender, pending.command.retry.client_id);
-            let error = unavailable("the store does not answer");
-            effects
-                .extend(pending.take_waiting().map(|to| Effect::Answer { to, result: Err(error.clone()) }));
-        }
-        if !self.is_idle() {
-            effects.push(Effect::Wake(limits.answer_within.min(Duration::from_secs(1))));
-        }
-    }
-
-    fn refuse_in_flight(&mut self, error: &RequestError, effects: &mut Vec<Effect<R>>) {
-        let Some(batch) = self.in_flight.take() else { return };
-        self.commit.not_stored();
-        for mut pending in batch.pending {
-            self.dedup.abandon(&pending.command.sender, pending.command.retry.client_id);
-            effects
-                .extend(pending.take_waiting().map(|to| Effect::Answer { to, result: Err(error.clone()) }));
-        }
-    }
-
-    fn fence(&mut self, effects: &mut Vec<Effect<R>>) {
-        for mut pending in self.in_flight.take().into_iter().flat_map(|batch| batch.pending) {
-            let error = unknown("this node lost the conversation while it wrote");
-            effects
-                .extend(pending.take_waiting().map(|to| Effect::Answer { to, result: Err(error.clone()) }));
-        }
-        for mut pending in std::mem::take(&mut self.queue) {
-            let error = unavailable("this node lost the conversation");
-            effects
-                .extend(pending.take_waiting().map(|to| Effect::Answer { to, result: Err(error.clone()) }));
-        }
-        self.queue_bytes = 0;
     }
 }
 

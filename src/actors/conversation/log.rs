@@ -8,9 +8,9 @@ pub mod commit;
 pub mod hint;
 pub mod recovery;
 
-use std::convert::Infallible;
 use std::fmt::Debug;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use convoke_protocol::id::{MessageId, Seq};
 
@@ -43,10 +43,20 @@ pub trait Row: Clone + Debug + PartialEq + Eq {
     fn change(&self) -> Option<(Seq, Self::Change)>;
 }
 
+/// An entry that changes something, as a change: what several of them change is put together when it is written
+/// ([`super::change::projection`]), and written once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changing(pub Arc<LogRow>);
+
+impl Hash for Changing {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
 impl Row for LogRow {
     type Id = MessageId;
-    /// No kind of entry changes another row yet.
-    type Change = Infallible;
+    type Change = Changing;
 
     const NO_ID: MessageId = NO_MESSAGE;
 
@@ -74,8 +84,8 @@ impl Row for LogRow {
         self.window
     }
 
-    fn change(&self) -> Option<(Seq, Infallible)> {
-        None
+    fn change(&self) -> Option<(Seq, Changing)> {
+        self.entry.change.as_ref().map(|_| (self.seq, Changing(Arc::new(self.clone()))))
     }
 }
 

@@ -1,86 +1,117 @@
 //! A conversation that serves: performs what its core decides, and knows who listens.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_protocol::frame::Answer;
+use convoke_protocol::error_code::RequestError;
+use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::id::{MessageId, Seq, SessionId, Timestamp, UserId};
+use convoke_protocol::request::changes::Retention;
 use convoke_protocol::request::messages::Sent;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
+use tokio::sync::oneshot;
 
-use super::core::{ConversationCore, Effect, Head, IdSource};
-use super::dedup::DedupWindow;
-use super::{Activation, ConversationHandle, Message, Request};
+use super::change::{ReactionState, Targets};
+use super::core::{ConversationCore, Effect, IdSource, LoadTarget};
+use super::dedup::Place;
+use super::group::{Visibility, not_found};
+use super::recovering::listed_for;
+use super::{
+    Activation, Attended, Attending, Beginning, ConversationHandle, Message, Owed, Request, StampSource,
+    retention,
+};
 use crate::actors::hub::Publication;
-use crate::actors::reply::{Answered, Reply};
-use crate::storage::{Append, AppendError, LogRow};
+use crate::actors::reply::Answered;
+use crate::auth::Role;
+use crate::storage::{
+    Append, AppendError, Hint, LogRow, LogStart, Projection, ReadError, ReadLimit, Stores, WriteStamp,
+};
 
-struct Uuids(SmallRng);
+struct Ids {
+    random: SmallRng,
+    stamps: StampSource,
+}
 
-impl IdSource for Uuids {
+impl IdSource for Ids {
     fn message_id(&mut self, time: Timestamp) -> MessageId {
         let mut random = [0; 10];
-        self.0.fill_bytes(&mut random);
+        self.random.fill_bytes(&mut random);
         MessageId(uuid::Builder::from_unix_timestamp_millis(time.0, &random).into_uuid())
+    }
+
+    fn write_stamp(&mut self) -> WriteStamp {
+        self.stamps.fresh()
     }
 }
 
+/// What happens to the listeners, one after the other.
+enum Step {
+    Publish(Publication),
+    /// These came: what follows waits until it is known where they are.
+    Watch(Vec<UserId>),
+    /// These left.
+    Leave(Vec<UserId>),
+    Attend(Attending, oneshot::Sender<Result<Attended, RequestError>>),
+}
+
 pub(super) struct Serving {
-    core: ConversationCore<Reply>,
-    ids: Uuids,
+    core: ConversationCore<Owed>,
+    ids: Ids,
     handle: ConversationHandle,
-    /// The users of a direct conversation, whose sessions listen by themselves.
-    users: Vec<UserId>,
-    listeners: HashSet<SessionId>,
-    /// Watched users whose directories have not answered yet: publishing waits for them.
+    /// Whose sessions listen by themselves: the users of a direct conversation, the members of a group.
+    watched: HashSet<UserId>,
+    listeners: HashMap<SessionId, UserId>,
+    /// Watched users whose directories have not answered yet: the steps wait for them.
     unanswered: usize,
-    held: Vec<Publication>,
+    steps: VecDeque<Step>,
     origins: Vec<(Seq, SessionId)>,
     /// After a loss every listener is told that it may have missed something.
     reset: bool,
     wake: Option<Duration>,
+    /// To be trimmed by this rule once the hint is kept.
+    retain: Option<Retention>,
 }
 
 impl Serving {
-    pub(super) fn begin(
-        activation: &Activation,
-        handle: &ConversationHandle,
-        head: Head,
-        dedup: DedupWindow,
-    ) -> Self {
-        let Activation { conversation, epoch, stamp, surroundings, .. } = activation;
+    pub(super) fn begin(activation: &Activation, handle: &ConversationHandle, beginning: Beginning) -> Self {
+        let Activation { conversation, stamps, stamp, surroundings, .. } = activation;
+        let watched = match &beginning.group {
+            Some(group) => group.members_after(None).map(|member| member.user.clone()).collect(),
+            None => conversation.direct_users().into_iter().collect(),
+        };
         let core =
-            ConversationCore::new(conversation.clone(), surroundings.limits, *epoch, *stamp, head, dedup);
+            ConversationCore::new(conversation.clone(), surroundings.limits, stamps.epoch, *stamp, beginning);
         let mut serving = Self {
             core,
-            ids: Uuids(SmallRng::from_os_rng()),
+            ids: Ids { random: SmallRng::from_os_rng(), stamps: stamps.clone() },
             handle: handle.clone(),
-            users: conversation.direct_users(),
-            listeners: HashSet::new(),
+            watched,
+            listeners: HashMap::new(),
             unanswered: 0,
-            held: Vec::new(),
+            steps: VecDeque::new(),
             origins: Vec::new(),
             reset: false,
             wake: None,
+            retain: None,
         };
-        serving.watch(activation);
+        serving.watch_all(activation);
         serving
     }
 
-    fn watch(&mut self, activation: &Activation) {
-        self.unanswered = self.users.len();
-        activation.surroundings.directory.watch(self.users.clone(), &self.handle);
+    fn watch_all(&mut self, activation: &Activation) {
+        self.unanswered = self.watched.len();
+        activation.surroundings.directory.watch(self.watched.iter().cloned().collect(), &self.handle);
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.core.is_idle() && self.held.is_empty()
+        self.core.is_idle() && self.steps.is_empty() && self.retain.is_none()
     }
 
     pub(super) fn end(&self, activation: &Activation) {
         let Activation { conversation, surroundings, .. } = activation;
-        surroundings.directory.unwatch(self.users.clone(), conversation);
+        surroundings.directory.unwatch(self.watched.iter().cloned().collect(), conversation);
         surroundings.hub.forget(conversation);
     }
 
@@ -89,11 +120,11 @@ impl Serving {
     }
 
     pub(super) fn request(&mut self, activation: &Activation, request: Request) {
+        let now = activation.surroundings.clock.now();
         match request {
-            Request::Send(command, reply) => {
-                let now = activation.surroundings.clock.now();
+            Request::Send(command, owed) => {
                 let mut effects = Vec::new();
-                self.core.send(*command, reply, now, &mut self.ids, &mut effects);
+                self.core.send(*command, owed, now, &mut self.ids, &mut effects);
                 let metrics = &activation.surroundings.metrics;
                 metrics.sends.inc();
                 // A send that is new is answered after its batch: an answer at once was given before.
@@ -102,14 +133,74 @@ impl Serving {
                 }
                 self.perform(activation, effects);
             }
-            Request::Attend(session, reply) => {
-                // First a listener, then the head: what is committed after this head is pushed.
-                if self.listeners.insert(session) {
-                    activation.surroundings.hub.listen(&activation.conversation, vec![session]);
+            Request::Act(command, owed) => {
+                let mut effects = Vec::new();
+                self.core.act(*command, owed, now, &mut self.ids, &mut effects);
+                self.perform(activation, effects);
+            }
+            Request::Attend(attending, reply) => {
+                self.steps.push_back(Step::Attend(attending, reply));
+                // In a direct conversation nothing is kept from anybody: it need not wait for what is held.
+                if self.unanswered > 0 && self.core.group().is_none() {
+                    self.attend_now(activation);
                 }
-                let _ = reply.send(Ok(self.core.head()));
+                self.go_on(activation);
+            }
+            Request::Look(look) => look(self.core.group()),
+            Request::Signal(event, from, reply) => {
+                let _ = reply.send(self.signal(activation, *event, &from));
+            }
+            Request::Retain(retention) => {
+                self.retain = Some(retention);
+                let mut effects = Vec::new();
+                self.core.propose_hint(&mut self.ids, &mut effects);
+                let waits = !effects.is_empty();
+                self.perform(activation, effects);
+                if !waits {
+                    self.trim(activation);
+                }
             }
         }
+    }
+
+    /// What somebody may see; `NOT_FOUND` for who may not know of the conversation.
+    fn visibility(&self, attending: &Attending) -> Result<Visibility, RequestError> {
+        let Some(group) = self.core.group() else {
+            let is_group = self.core.conversation().direct_users().is_empty();
+            return if is_group { Err(not_found()) } else { Ok(Visibility::ALL) };
+        };
+        match attending.asking.role {
+            Role::Service => Ok(Visibility::ALL),
+            Role::User => group.visibility(&attending.asking.user).ok_or_else(not_found),
+        }
+    }
+
+    fn attend(&mut self, activation: &Activation, attending: &Attending) -> Result<Attended, RequestError> {
+        let visible = self.visibility(attending)?;
+        let Attending { session, asking } = attending;
+        // First a listener, then the head: what is committed after this head is pushed.
+        if visible.to.is_none()
+            && asking.role == Role::User
+            && self.listeners.insert(*session, asking.user.clone()).is_none()
+        {
+            activation.surroundings.hub.listen(&activation.conversation, vec![*session]);
+        }
+        Ok(Attended::cut(self.core.head(), self.core.start(), visible))
+    }
+
+    fn attend_now(&mut self, activation: &Activation) {
+        if let Some(Step::Attend(attending, reply)) = self.steps.pop_back() {
+            // Nobody waits any more: fine.
+            let _ = reply.send(self.attend(activation, &attending));
+        }
+    }
+
+    fn signal(&self, activation: &Activation, event: Event, from: &Attending) -> Result<(), RequestError> {
+        if self.visibility(from)?.to.is_some() {
+            return Err(not_found());
+        }
+        activation.surroundings.hub.signal(&activation.conversation, event, from.session);
+        Ok(())
     }
 
     pub(super) fn written(&mut self, activation: &Activation, outcome: Result<(), AppendError>) {
@@ -118,24 +209,44 @@ impl Serving {
         self.perform(activation, effects);
     }
 
+    pub(super) fn loaded(&mut self, activation: &Activation, targets: Result<Targets, String>) {
+        let mut effects = Vec::new();
+        self.core.loaded(targets, activation.surroundings.clock.now(), &mut self.ids, &mut effects);
+        self.perform(activation, effects);
+    }
+
+    pub(super) fn projected(&mut self, activation: &Activation, outcome: Result<(), AppendError>) {
+        let mut effects = Vec::new();
+        self.core.projected(outcome, activation.surroundings.clock.now(), &mut effects);
+        self.perform(activation, effects);
+    }
+
+    pub(super) fn hinted(&mut self, activation: &Activation, kept: bool) {
+        // One permanent owner: what is durable is confirmed.
+        self.core.hinted(kept.then_some(true));
+        self.trim(activation);
+    }
+
+    pub(super) fn trimmed(&mut self, start: Option<LogStart>) {
+        self.retain = None;
+        if let Some(start) = start {
+            self.core.trimmed(start);
+        }
+    }
+
     pub(super) fn wake(&mut self, activation: &Activation) {
         let mut effects = Vec::new();
         self.core.tick(activation.surroundings.clock.now(), &mut self.ids, &mut effects);
         self.perform(activation, effects);
     }
 
-    fn perform(&mut self, activation: &Activation, effects: Vec<Effect<Reply>>) {
+    fn perform(&mut self, activation: &Activation, effects: Vec<Effect<Owed>>) {
         // Written when it is dropped: here, or with the pushes of the same batch.
         let mut answered = Answered::default();
         self.perform_each(activation, effects, &mut answered);
     }
 
-    fn perform_each(
-        &mut self,
-        activation: &Activation,
-        effects: Vec<Effect<Reply>>,
-        answered: &mut Answered,
-    ) {
+    fn perform_each(&mut self, activation: &Activation, effects: Vec<Effect<Owed>>, answered: &mut Answered) {
         let surroundings = &activation.surroundings;
         for effect in effects {
             match effect {
@@ -150,40 +261,54 @@ impl Serving {
                     self.core.confirmed(true, now, &mut self.ids, &mut effects);
                     self.perform_each(activation, effects, answered);
                 }
-                Effect::Answer { to, result } => {
-                    let session = match result {
-                        Ok(place) => {
-                            self.origins.push((place.seq, to.session_id()));
-                            to.queue(&Answer::Sent(Sent {
-                                conversation: activation.conversation.clone(),
-                                seq: place.seq,
-                                message_id: place.id,
-                                time: place.time,
-                            }))
-                        }
-                        Err(error) => to.queue(&Answer::Error(error)),
-                    };
-                    answered.add(session);
-                }
+                Effect::Answer { to, result } => self.answer(activation, to, result, answered),
                 Effect::Publish(rows) => {
                     surroundings.metrics.committed(rows.len());
                     let origins = std::mem::take(&mut self.origins);
-                    let conversation = activation.conversation.clone();
-                    let answered = std::mem::take(answered);
-                    self.publish(activation, Publication { conversation, rows, origins, answered });
+                    self.publish(activation, &rows, origins, std::mem::take(answered));
                 }
+                Effect::Load(targets) => self.load(activation, targets),
+                Effect::Project(projection) => self.project(activation, &projection),
+                Effect::Hint(hint, stamp) => self.keep_hint(activation, hint, stamp),
             }
         }
         self.origins.clear();
     }
 
-    fn append(&self, activation: &Activation, rows: &Arc<[LogRow]>, stamp: crate::storage::WriteStamp) {
-        let first = rows.first().is_some_and(|row| row.seq == Seq(1));
+    fn answer(
+        &mut self,
+        activation: &Activation,
+        to: Owed,
+        result: Result<Option<Place>, RequestError>,
+        answered: &mut Answered,
+    ) {
+        let reply = match to {
+            Owed::Reply(reply) => reply,
+            // Nobody waits any more: fine.
+            Owed::Told(told) => return drop(told.send(result)),
+        };
+        let answer = match result {
+            Ok(Some(place)) => {
+                self.origins.push((place.seq, reply.session_id()));
+                Answer::Sent(Sent {
+                    conversation: activation.conversation.clone(),
+                    seq: place.seq,
+                    message_id: place.id,
+                    time: place.time,
+                })
+            }
+            Ok(None) => unreachable!("a send always has a place"),
+            Err(error) => Answer::Error(error),
+        };
+        answered.add(reply.queue(&answer));
+    }
+
+    fn append(&self, activation: &Activation, rows: &Arc<[LogRow]>, stamp: WriteStamp) {
         let append = Append {
             conversation: activation.conversation.clone(),
             rows: rows.to_vec(),
             stamp,
-            listed_for: if first { self.users.clone() } else { Vec::new() },
+            listed_for: listed_for(&activation.conversation, rows),
         };
         let actor = self.handle.actor.clone();
         let done = move |outcome| {
@@ -193,43 +318,201 @@ impl Serving {
         activation.surroundings.stores.log.append(append, Box::new(done));
     }
 
-    fn publish(&mut self, activation: &Activation, mut publication: Publication) {
-        if self.unanswered > 0 {
-            drop(std::mem::take(&mut publication.answered));
-            return self.held.push(publication);
+    fn project(&self, activation: &Activation, projection: &Projection) {
+        let actor = self.handle.actor.clone();
+        let done = move |outcome| drop(actor.cast(Message::Projected(outcome)));
+        activation.surroundings.stores.log.project(projection.clone(), Box::new(done));
+    }
+
+    fn keep_hint(&self, activation: &Activation, hint: Hint, stamp: WriteStamp) {
+        let (actor, conversation) = (self.handle.actor.clone(), activation.conversation.clone());
+        let log = activation.surroundings.stores.log.clone();
+        tokio::spawn(async move {
+            let kept = log.put_hint(&conversation, hint, stamp).await;
+            if let Err(error) = &kept {
+                tracing::warn!(%conversation, %error, "a hint is not kept");
+            }
+            let _ = actor.cast(Message::Hinted(kept.is_ok()));
+        });
+    }
+
+    fn load(&self, activation: &Activation, targets: Vec<LoadTarget>) {
+        let (actor, conversation) = (self.handle.actor.clone(), activation.conversation.clone());
+        let stores = activation.surroundings.stores.clone();
+        tokio::spawn(async move {
+            let loaded = load(&stores, &conversation, targets).await;
+            let _ = actor.cast(Message::Loaded(loaded.map_err(|error| error.to_string())));
+        });
+    }
+
+    fn trim(&mut self, activation: &Activation) {
+        let Some(rule) = self.retain else { return };
+        let (actor, conversation) = (self.handle.actor.clone(), activation.conversation.clone());
+        let log = activation.surroundings.stores.log.clone();
+        let bounds = (self.core.start().seq, self.core.trim_below());
+        let (head, now) = (self.core.head().seq, activation.surroundings.clock.wall());
+        let stamp = self.ids.write_stamp();
+        tokio::spawn(async move {
+            let start = match retention::new_start(&*log, &conversation, rule, bounds, head, now).await {
+                Ok(start) => start,
+                Err(error) => {
+                    tracing::warn!(%conversation, %error, "where a log is to begin cannot be read");
+                    None
+                }
+            };
+            let trimmed = match start {
+                Some(start) => match log.trim(&conversation, start, stamp).await {
+                    Ok(()) => Some(start),
+                    Err(error) => {
+                        tracing::warn!(%conversation, %error, "a log is not trimmed");
+                        None
+                    }
+                },
+                None => None,
+            };
+            let _ = actor.cast(Message::Trimmed(trimmed));
+        });
+    }
+
+    /// Tells the listeners. Who comes by an entry listens before it, who leaves by one gets it and nothing after it.
+    fn publish(
+        &mut self,
+        activation: &Activation,
+        rows: &Arc<[LogRow]>,
+        origins: Vec<(Seq, SessionId)>,
+        answered: Answered,
+    ) {
+        self.tell_hooks(activation, rows);
+        if rows.iter().all(|row| row.entry.change.is_none()) {
+            let (conversation, rows) = (activation.conversation.clone(), rows.clone());
+            self.steps.push_back(Step::Publish(Publication { conversation, rows, origins, answered }));
+            return self.go_on(activation);
         }
-        if !self.listeners.is_empty() {
-            activation.surroundings.hub.publish(publication);
+        let limits = activation.surroundings.limits.changes;
+        let mut answered = Some(answered);
+        let mut publication = |rows: Arc<[LogRow]>| Publication {
+            conversation: activation.conversation.clone(),
+            rows,
+            origins: origins.clone(),
+            answered: answered.take().unwrap_or_default(),
+        };
+        let mut segment: Vec<LogRow> = Vec::new();
+        for row in rows.iter() {
+            let members = row.entry.change.as_ref().map_or(&[][..], |change| change.members());
+            let (came, left): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.left.is_none());
+            let came: Vec<UserId> = came.into_iter().map(|member| member.user.clone()).collect();
+            if !came.is_empty() {
+                if !segment.is_empty() {
+                    self.steps.push_back(Step::Publish(publication(std::mem::take(&mut segment).into())));
+                }
+                self.steps.push_back(Step::Watch(came));
+            }
+            if limits.pushes(row.entry.kind) {
+                segment.push(row.clone());
+            }
+            if !left.is_empty() {
+                if !segment.is_empty() {
+                    self.steps.push_back(Step::Publish(publication(std::mem::take(&mut segment).into())));
+                }
+                self.steps
+                    .push_back(Step::Leave(left.into_iter().map(|member| member.user.clone()).collect()));
+            }
+        }
+        if !segment.is_empty() {
+            self.steps.push_back(Step::Publish(publication(segment.into())));
+        }
+        self.go_on(activation);
+    }
+
+    /// Takes the steps that need not wait.
+    fn go_on(&mut self, activation: &Activation) {
+        let surroundings = &activation.surroundings;
+        while self.unanswered == 0 {
+            let Some(step) = self.steps.pop_front() else { break };
+            match step {
+                Step::Publish(publication) => {
+                    if !self.listeners.is_empty() {
+                        surroundings.hub.publish(publication);
+                    }
+                }
+                Step::Watch(users) => {
+                    let new: Vec<_> =
+                        users.into_iter().filter(|user| self.watched.insert(user.clone())).collect();
+                    self.unanswered = new.len();
+                    surroundings.directory.watch(new, &self.handle);
+                }
+                Step::Leave(users) => {
+                    self.watched.retain(|user| !users.contains(user));
+                    let gone = self.listeners.extract_if(|_, user| users.contains(user));
+                    for (session, _) in gone {
+                        surroundings.hub.leave(&activation.conversation, session);
+                    }
+                    surroundings.directory.unwatch(users, &activation.conversation);
+                }
+                Step::Attend(attending, reply) => {
+                    // Nobody waits any more: fine.
+                    let _ = reply.send(self.attend(activation, &attending));
+                }
+            }
+        }
+        // An answer is not kept back by what the steps wait for.
+        for step in &mut self.steps {
+            if let Step::Publish(publication) = step {
+                drop(std::mem::take(&mut publication.answered));
+            }
         }
     }
 
-    pub(super) fn watched(&mut self, activation: &Activation, users: usize, online: Vec<SessionId>) {
+    fn tell_hooks(&self, activation: &Activation, rows: &[LogRow]) {
+        let hooks = &activation.surroundings.hooks;
+        if let (true, Some(first), Some(last)) = (hooks.wants_commits(), rows.first(), rows.last()) {
+            let online: HashSet<&UserId> = self.listeners.values().collect();
+            let offline: Vec<_> =
+                self.watched.iter().filter(|user| !online.contains(user)).cloned().collect();
+            hooks.after_commit(&activation.conversation, first.seq, last.seq, &offline);
+        }
+    }
+
+    pub(super) fn watched(
+        &mut self,
+        activation: &Activation,
+        users: usize,
+        online: Vec<(UserId, SessionId)>,
+    ) {
         let hub = &activation.surroundings.hub;
-        let added: Vec<_> = online.into_iter().filter(|session| self.listeners.insert(*session)).collect();
+        let mut added = Vec::new();
+        for (user, session) in online {
+            if self.watched.contains(&user) && self.listeners.insert(session, user).is_none() {
+                added.push(session);
+            }
+        }
         self.unanswered = self.unanswered.saturating_sub(users);
         if self.reset {
             if self.unanswered == 0 {
                 self.reset = false;
-                let all = self.listeners.iter().copied().collect();
+                let all = self.listeners.keys().copied().collect();
                 hub.reset(&activation.conversation, all, self.core.head().seq);
             }
         } else if !added.is_empty() {
             hub.listen(&activation.conversation, added);
         }
-        if self.unanswered == 0 {
-            for publication in std::mem::take(&mut self.held) {
-                self.publish(activation, publication);
-            }
-        }
+        self.go_on(activation);
     }
 
-    pub(super) fn session_changed(&mut self, activation: &Activation, session: SessionId, online: bool) {
+    pub(super) fn session_changed(
+        &mut self,
+        activation: &Activation,
+        user: UserId,
+        session: SessionId,
+        online: bool,
+    ) {
         let hub = &activation.surroundings.hub;
         if online {
-            if self.listeners.insert(session) {
+            // A word of somebody who left meanwhile comes too late.
+            if self.watched.contains(&user) && self.listeners.insert(session, user).is_none() {
                 hub.listen(&activation.conversation, vec![session]);
             }
-        } else if self.listeners.remove(&session) {
+        } else if self.listeners.remove(&session).is_some() {
             hub.leave(&activation.conversation, session);
         }
     }
@@ -237,10 +520,41 @@ impl Serving {
     pub(super) fn refresh(&mut self, activation: &Activation, handle: &ConversationHandle) {
         self.handle = handle.clone();
         self.listeners.clear();
-        self.reset = true;
-        self.watch(activation);
-        if self.users.is_empty() {
-            self.reset = false;
-        }
+        self.reset = !self.watched.is_empty();
+        self.watch_all(activation);
+        self.go_on(activation);
     }
+}
+
+/// Reads what commands name.
+async fn load(
+    stores: &Stores,
+    conversation: &convoke_protocol::id::ConversationId,
+    wanted: Vec<LoadTarget>,
+) -> Result<Targets, ReadError> {
+    let one = |seq| stores.log.read(conversation, seq, seq, ReadLimit::rows(1));
+    let mut targets = Targets::default();
+    for LoadTarget { seq, reactions } in wanted {
+        let Some(row) = one(seq).await?.pop() else { continue };
+        if let Some(last_edit) = row.entry.last_edit {
+            targets.rows.extend(one(last_edit).await?.pop().map(|row| (last_edit, row)));
+        }
+        targets.rows.insert(seq, row);
+        if reactions.is_empty() {
+            continue;
+        }
+        let counts = stores.reactions.reaction_counts(conversation, seq, seq).await?;
+        let mut state = ReactionState::default();
+        for count in counts.into_iter().flat_map(|(_, counts)| counts) {
+            state.counts.insert(count.kind, count.count);
+        }
+        for (user, kind) in reactions {
+            let of = [(seq, kind)];
+            let given = stores.reactions.gives_reactions(conversation, &user, &of).await?;
+            let [(_, kind)] = of;
+            state.given.insert((user, kind), given.first().copied().unwrap_or(false));
+        }
+        targets.reactions.insert(seq, state);
+    }
+    Ok(targets)
 }

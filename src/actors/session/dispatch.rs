@@ -11,9 +11,9 @@ use convoke_protocol::codec;
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::event::NodeAddress;
 use convoke_protocol::frame::{Answer, Request};
-use convoke_protocol::id::{SessionId, UserId};
-use convoke_protocol::message::{MessageKind, Priority};
-use convoke_protocol::request::messages::{Ack, Acked, Send, Target};
+use convoke_protocol::id::{ConversationId, ConversationKind, SessionId, UserId};
+use convoke_protocol::message::{Content, MessageKind, Priority};
+use convoke_protocol::request::messages::{Ack, Acked, Send};
 use convoke_protocol::request::session::{
     CloseSession, HeartbeatAnswer, Hello, Limits, LoggedIn, LoggedOut, Login, SessionClosed, SessionInfo,
     Sessions, Welcome,
@@ -30,8 +30,9 @@ use crate::actors::directory::Directory;
 use crate::actors::directory::core::SessionPolicy;
 use crate::actors::reply::Reply;
 use crate::actors::shard::Conversations;
-use crate::auth::Verifier;
+use crate::auth::{Role, Verifier};
 use crate::clock::Clock;
+use crate::hooks::{Hooks, Verdict};
 use crate::storage::Stores;
 use crate::telemetry::metrics::Metrics;
 
@@ -77,6 +78,8 @@ pub struct Services {
     pub conversations: Conversations,
     /// What is kept.
     pub stores: Stores,
+    /// The application's own rules.
+    pub hooks: Arc<dyn Hooks>,
     /// The clocks.
     pub clock: Clock,
     /// Counters.
@@ -271,14 +274,14 @@ impl SessionConnection {
         let rate = RateLimit::new(rules.send_burst, services.clock.now().monotonic);
         let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
         let signals = RateLimit::new(signals::SIGNAL_BURST, services.clock.now().monotonic);
-        Ok((Live { shared, actor, rate, signals }, logged_in))
+        Ok((Live { shared, actor, role: claims.role, rate, signals }, logged_in))
     }
 
     async fn live(&mut self, id: u64, request: Request) -> Result<(), ErrorCode> {
         let SessionState::Live(live) = &mut self.state else { return Ok(()) };
         let services = &self.services;
         services.metrics.request(request.type_number());
-        let reader = Reader { services, session: &live.shared };
+        let reader = Reader { services, session: &live.shared, role: live.role };
         let answer: Result<Answer, RequestError> = match request {
             Request::Send(send) => match self.send(id, send).await {
                 Ok(()) => return Ok(()),
@@ -295,7 +298,7 @@ impl SessionConnection {
             Request::MarkAllRead(all) => Box::pin(reader.mark_all_read(all)).await.map(Answer::AllRead),
             Request::ReadMarks(ask) => Box::pin(reader.read_marks(ask)).await.map(Answer::ReadMarksPage),
             Request::Signal(signal) => {
-                let signal = signals::signal(services, &live.shared, &mut live.signals, signal);
+                let signal = signals::signal(&reader, &mut live.signals, signal);
                 Box::pin(signal).await.map(Answer::SignalTaken)
             }
             Request::Conversations(ask) => {
@@ -304,28 +307,36 @@ impl SessionConnection {
             Request::SetConversation(set) => {
                 Box::pin(reader.set_conversation(set)).await.map(Answer::ConversationSet)
             }
-            Request::CreateGroup(_)
-            | Request::GetGroup(_)
-            | Request::UpdateGroup(_)
-            | Request::AddMembers(_)
-            | Request::RemoveMembers(_)
-            | Request::LeaveGroup(_)
-            | Request::SetRole(_)
-            | Request::TransferGroup(_)
-            | Request::Mute(_)
-            | Request::JoinGroup(_)
-            | Request::JoinRequests(_)
-            | Request::DecideJoin(_)
-            | Request::DisbandGroup(_)
-            | Request::GroupMembers(_)
-            | Request::SetRetention(_)
-            | Request::Recall(_)
-            | Request::Edit(_)
-            | Request::Delete(_)
-            | Request::React(_)
-            | Request::Hide(_)
-            | Request::Reactions(_)
-            | Request::SendAs(_) => Err(not_done(ErrorCode::UNSUPPORTED, "not yet")),
+            Request::CreateGroup(ask) => boxed(reader.create_group(ask)).await.map(Answer::GroupCreated),
+            Request::GetGroup(ask) => boxed(reader.get_group(ask)).await.map(Answer::GroupState),
+            Request::UpdateGroup(ask) => boxed(reader.update_group(ask)).await.map(Answer::GroupUpdated),
+            Request::AddMembers(ask) => boxed(reader.add_members(ask)).await.map(Answer::MembersAdded),
+            Request::RemoveMembers(ask) => {
+                boxed(reader.remove_members(ask)).await.map(Answer::MembersRemoved)
+            }
+            Request::LeaveGroup(ask) => boxed(reader.leave_group(ask)).await.map(Answer::GroupLeft),
+            Request::SetRole(ask) => boxed(reader.set_role(ask)).await.map(Answer::RoleSet),
+            Request::TransferGroup(ask) => {
+                boxed(reader.transfer_group(ask)).await.map(Answer::GroupTransferred)
+            }
+            Request::Mute(ask) => boxed(reader.mute(ask)).await.map(Answer::Muted),
+            Request::JoinGroup(ask) => boxed(reader.join_group(ask)).await.map(Answer::GroupJoined),
+            Request::JoinRequests(ask) => {
+                boxed(reader.join_requests(ask)).await.map(Answer::JoinRequestsPage)
+            }
+            Request::DecideJoin(ask) => boxed(reader.decide_join(ask)).await.map(Answer::JoinDecided),
+            Request::DisbandGroup(ask) => boxed(reader.disband_group(ask)).await.map(Answer::GroupDisbanded),
+            Request::GroupMembers(ask) => {
+                boxed(reader.group_members(ask)).await.map(Answer::GroupMembersPage)
+            }
+            Request::SetRetention(ask) => boxed(reader.set_retention(ask)).await.map(Answer::RetentionSet),
+            Request::Recall(ask) => boxed(reader.recall(ask)).await.map(Answer::Recalled),
+            Request::Edit(ask) => boxed(reader.edit(ask)).await.map(Answer::Edited),
+            Request::Delete(ask) => boxed(reader.delete(ask)).await.map(Answer::Deleted),
+            Request::React(ask) => boxed(reader.react(ask)).await.map(Answer::Reacted),
+            Request::Hide(ask) => boxed(reader.hide(ask)).await.map(Answer::Hidden),
+            Request::Reactions(ask) => boxed(reader.reactions(ask)).await.map(Answer::ReactionsPage),
+            Request::SendAs(ask) => boxed(reader.send_as(ask)).await.map(Answer::SentAs),
             Request::ListSessions(_) => Ok(Answer::Sessions(list_sessions(services, &live.shared).await)),
             Request::CloseSession(close) => {
                 close_session(services, &live.shared.user, &close).await.map(Answer::SessionClosed)
@@ -361,26 +372,21 @@ impl SessionConnection {
             let error = not_done(ErrorCode::RATE_LIMITED, "more sends per second than allowed");
             return Err(error.retry_after(wait_ms));
         }
-        let max = rules.limits.max_body_bytes as usize;
-        if send.content.body.len() > max {
-            let text = format!("the body has {} bytes, more than {max}", send.content.body.len());
-            return Err(not_done(ErrorCode::BODY_TOO_LARGE, text));
-        }
-        if send.priority == Priority::SYSTEM || send.priority.name().is_none() {
+        let is_service = live.role == Role::Service;
+        if (send.priority == Priority::SYSTEM && !is_service) || send.priority.name().is_none() {
             return Err(not_done(ErrorCode::NOT_PERMITTED, "users send with priority high, normal or low"));
         }
         let user = &live.shared.user;
-        if let Target::Group(_) = &send.target {
-            return Err(not_done(ErrorCode::NOT_FOUND, "there is no such group, or it is not yours"));
-        }
         let conversation = send.target.conversation(user);
+        let content = checked_body(services, user, &conversation, send.content)?;
         let command = Box::new(SendCommand {
             sender: user.clone(),
+            role: Role::User,
             device: live.shared.device.clone(),
             retry: send.retry,
             kind: MessageKind::USER,
             priority: send.priority,
-            content: send.content,
+            content,
             reply_to: send.reply_to,
             previous: send.previous,
         });
@@ -411,6 +417,37 @@ impl SessionConnection {
     }
 }
 
+/// Requests are large and most of a session's life is spent in none: each has its room only while it runs.
+fn boxed<F: Future>(request: F) -> std::pin::Pin<Box<F>> {
+    Box::pin(request)
+}
+
+/// A body that may be stored: within its bound, and as the application's own rules have it.
+pub(super) fn checked_body(
+    services: &Services,
+    sender: &UserId,
+    conversation: &ConversationId,
+    content: Content,
+) -> Result<Content, RequestError> {
+    let max = services.rules.load().limits.max_body_bytes as usize;
+    let check = |content: Content| {
+        let bytes = content.body.len();
+        if bytes > max {
+            let text = format!("the body has {bytes} bytes, more than {max}");
+            return Err(not_done(ErrorCode::BODY_TOO_LARGE, text));
+        }
+        Ok(content)
+    };
+    let content = check(content)?;
+    let refused = |why: String| not_done(ErrorCode::REFUSED, why);
+    services.hooks.authorize_send(sender, conversation).map_err(refused)?;
+    match services.hooks.before_store(sender, conversation, &content) {
+        Verdict::Accept => Ok(content),
+        Verdict::Replace(other) => check(other),
+        Verdict::Refuse(why) => Err(refused(why)),
+    }
+}
+
 async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> Result<Acked, RequestError> {
     let max = services.rules.load().limits.max_ranges as usize;
     if ack.cursors.len() > max {
@@ -421,8 +458,11 @@ async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> 
         let text = "pushes counts what this connection received: it neither falls nor passes what was sent";
         return Err(not_done(ErrorCode::INVALID_REQUEST, text));
     }
-    if let Some(other) = ack.cursors.iter().find(|cursor| !cursor.conversation.is_direct_with(&session.user))
-    {
+    // A cursor of a group is the device's own row: whether it is a member does not matter.
+    let foreign = |id: &ConversationId| {
+        matches!(id.kind(), ConversationKind::Direct(..)) && !id.is_direct_with(&session.user)
+    };
+    if let Some(other) = ack.cursors.iter().find(|cursor| foreign(&cursor.conversation)) {
         let text = format!("there is no conversation {}, or it is not yours", other.conversation);
         return Err(not_done(ErrorCode::NOT_FOUND, text));
     }

@@ -4,18 +4,23 @@ mod listing;
 mod marks;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, Seq, Timestamp};
+use convoke_protocol::frame::Event;
+use convoke_protocol::id::{ConversationId, ConversationKind, Seq, Timestamp, UserId};
 use convoke_protocol::message::{Cursor, Message};
 use convoke_protocol::request::messages::{
     Direction, History, HistoryFrom, HistoryPage, Page, Pull, PullRange, Pulled,
 };
 use convoke_protocol::request::sync::{Sync, Synced, SyncedConversation};
 
+use futures_util::future;
+
 use self::marks::Standing;
 use super::SessionShared;
 use super::dispatch::Services;
-use crate::actors::conversation::core::Head;
-use crate::storage::{LogRow, ReadError, ReadLimit};
+use crate::actors::conversation::group::{Asking, not_found};
+use crate::actors::conversation::{Attended, Attending};
+use crate::auth::Role;
+use crate::storage::{HiddenRows, LogRow, ReadError, ReadLimit, WriteError};
 
 /// Conversations in one page of a `Sync`.
 const SYNC_CONVERSATIONS: usize = 50;
@@ -42,23 +47,27 @@ impl Budget {
     }
 }
 
-/// One session reads.
+/// One session asks.
 pub(super) struct Reader<'a> {
     pub(super) services: &'a Services,
     pub(super) session: &'a SessionShared,
+    /// For what its token is.
+    pub(super) role: Role,
 }
 
-fn unavailable(error: &ReadError) -> RequestError {
+pub(super) fn unavailable(error: &ReadError) -> RequestError {
     tracing::warn!(%error, "a read failed");
     RequestError::not_done(ErrorCode::UNAVAILABLE, "the store cannot be read").retry_after(1_000)
 }
 
-fn invalid(message: impl Into<String>) -> RequestError {
-    RequestError::not_done(ErrorCode::INVALID_REQUEST, message)
+/// A small write failed: it may be there all the same, and may be repeated.
+pub(super) fn unkept(error: &WriteError) -> RequestError {
+    tracing::warn!(%error, "a small write failed");
+    RequestError::unknown(ErrorCode::UNAVAILABLE, "it may not be kept").retry_after(1_000)
 }
 
-fn messages(rows: &[LogRow]) -> Vec<Message> {
-    rows.iter().map(LogRow::to_message).collect()
+pub(super) fn invalid(message: impl Into<String>) -> RequestError {
+    RequestError::not_done(ErrorCode::INVALID_REQUEST, message)
 }
 
 impl Reader<'_> {
@@ -67,27 +76,88 @@ impl Reader<'_> {
         Budget { messages: limits.max_page_messages as usize, bytes: limits.max_page_bytes as usize }
     }
 
-    /// Whether the user may read the conversation. One that does not exist and one of others answer the same.
-    fn may_read(&self, conversation: &ConversationId) -> Result<(), RequestError> {
-        if conversation.is_direct_with(&self.session.user) {
+    /// How many entries a page may have of which so many are asked for.
+    pub(super) fn page_limit(&self, asked: u32) -> Result<usize, RequestError> {
+        match asked {
+            0 => Err(invalid("a page has at least one entry")),
+            asked => Ok(asked.min(self.services.rules.load().limits.max_page_messages) as usize),
+        }
+    }
+
+    pub(super) fn asking(&self) -> Asking {
+        Asking { user: self.session.user.clone(), role: self.role }
+    }
+
+    pub(super) fn attending(&self) -> Attending {
+        Attending { session: self.session.id, asking: self.asking() }
+    }
+
+    /// Whether the user may know of the conversation, as far as its id tells: of a group its members decide. One that does
+    /// not exist and one of others answer the same.
+    pub(super) fn may_know(&self, conversation: &ConversationId) -> Result<(), RequestError> {
+        let is_own = conversation.is_direct_with(&self.session.user);
+        if is_own || self.role == Role::Service || matches!(conversation.kind(), ConversationKind::Group(_)) {
             return Ok(());
         }
-        Err(RequestError::not_done(ErrorCode::NOT_FOUND, "there is no such conversation, or it is not yours"))
+        Err(not_found())
     }
 
-    /// The first number there is and the head; from then on the session listens.
-    async fn bounds(&self, conversation: &ConversationId) -> Result<(Seq, Seq), RequestError> {
-        let (first, head) = self.ends(conversation).await?;
-        Ok((first, head.seq))
+    /// What the user may see of a conversation; from then on the session listens.
+    pub(super) async fn attend(&self, conversation: &ConversationId) -> Result<Attended, RequestError> {
+        self.may_know(conversation)?;
+        self.services.conversations.attend(conversation, &self.attending()).await
     }
 
-    /// The same with all that is known of the head.
-    async fn ends(&self, conversation: &ConversationId) -> Result<(Seq, Head), RequestError> {
-        self.may_read(conversation)?;
-        let head = self.services.conversations.attend(conversation, self.session.id).await?;
-        let first =
-            self.services.stores.log.start(conversation).await.map_err(|error| unavailable(&error))?.seq;
-        Ok((first, head))
+    /// A service that reads what is not its own does so in the record.
+    fn audit_read(&self, act: &str, conversation: &ConversationId) {
+        if self.role == Role::Service && !conversation.is_direct_with(&self.session.user) {
+            self.audit(act, conversation.as_str(), None);
+        }
+    }
+
+    /// Tells an event that is not kept to the sessions of users who are online.
+    pub(super) async fn tell_users(&self, users: &[UserId], event: &Event) {
+        for user in users {
+            for session in self.services.directory.sessions(user).await {
+                session.tell_if_room(event);
+            }
+        }
+    }
+
+    /// The same to the user's other sessions.
+    pub(super) async fn tell_other_devices(&self, event: &Event) {
+        for other in self.services.directory.sessions(&self.session.user).await {
+            if other.id != self.session.id {
+                other.tell_if_room(event);
+            }
+        }
+    }
+
+    /// Rows as this user sees them: with the reactions to them, and without what the user hid.
+    async fn shown(
+        &self,
+        conversation: &ConversationId,
+        rows: &[LogRow],
+    ) -> Result<Vec<Message>, RequestError> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+        let (from, to) = (first.seq.min(last.seq), first.seq.max(last.seq));
+        let stores = &self.services.stores;
+        let reactions = stores.reactions.reaction_counts(conversation, from, to);
+        let hidden = stores.hidden.hidden(&self.session.user, conversation, from, to);
+        let (reactions, hidden) =
+            future::try_join(reactions, hidden).await.map_err(|error| unavailable(&error))?;
+        let mut reactions = reactions.into_iter().peekable();
+        let show = |row: &LogRow| {
+            let mut message =
+                if self.role == Role::Service { row.to_moderated_message() } else { row.to_message() };
+            while reactions.next_if(|(seq, _)| *seq < row.seq).is_some() {}
+            if let Some((_, counts)) = reactions.next_if(|(seq, _)| *seq == row.seq) {
+                message.reactions = counts;
+            }
+            hide(&mut message, &hidden);
+            message
+        };
+        Ok(rows.iter().map(show).collect())
     }
 
     pub(super) async fn pull(&self, pull: Pull) -> Result<Pulled, RequestError> {
@@ -118,7 +188,9 @@ impl Reader<'_> {
         if range.from == Seq::ZERO || range.to < range.from {
             return Err(invalid("a range goes from at least 1 to at least its from"));
         }
-        let (first, head) = self.bounds(&range.conversation).await?;
+        let seen = self.attend(&range.conversation).await?;
+        self.audit_read("pull", &range.conversation);
+        let (first, head) = (seen.from, seen.head.seq);
         let (from, to) = (range.from.max(first), range.to.min(head));
         self.page(&range.conversation, (from, to), (first, head), budget).await
     }
@@ -147,7 +219,7 @@ impl Reader<'_> {
         budget.take(&rows);
         let last = rows.last().map_or(to, |row| row.seq);
         page.next = (last < to).then_some(last.next());
-        page.messages = messages(&rows);
+        page.messages = self.shown(conversation, &rows).await?;
         Ok(page)
     }
 
@@ -156,7 +228,9 @@ impl Reader<'_> {
             return Err(invalid("a page has at least one message"));
         }
         let conversation = &history.conversation;
-        let (first, head) = self.bounds(conversation).await?;
+        let seen = self.attend(conversation).await?;
+        self.audit_read("history", conversation);
+        let (first, head) = (seen.from, seen.head.seq);
         let mut budget = self.budget();
         budget.messages = budget.messages.min(history.limit as usize);
         let start = self.start_of(&history, first, head).await?;
@@ -182,7 +256,7 @@ impl Reader<'_> {
             rows.reverse();
             let lowest = rows.first().map_or(first, |row| row.seq);
             page.next = (lowest > first).then(|| Seq(lowest.0 - 1));
-            page.messages = messages(&rows);
+            page.messages = self.shown(conversation, &rows).await?;
         }
         Ok(HistoryPage { page })
     }
@@ -234,7 +308,7 @@ impl Reader<'_> {
         if sync.cursors.len() > max {
             return Err(invalid(format!("{} cursors are more than {max}", sync.cursors.len())));
         }
-        let Self { services, session } = self;
+        let Self { services, session, .. } = self;
         let index = &services.stores.index;
         let ids = index
             .conversations(&session.user, sync.after.as_ref(), SYNC_CONVERSATIONS)
@@ -247,25 +321,23 @@ impl Reader<'_> {
         };
         let next = (ids.len() == SYNC_CONVERSATIONS).then(|| ids.last().cloned()).flatten();
         let mut budget = self.budget();
-        let (mut heads, mut pages) = (Vec::new(), Vec::new());
-        for conversation in ids {
-            let (first, whole_head) = self.ends(&conversation).await?;
-            let head = whole_head.seq;
-            let cursor = cursor_of(&conversation);
-            if let Some(cursor) = cursor
+        let mut pages = Vec::new();
+        let all = self.seen(ids).await?;
+        for (conversation, seen) in &all {
+            let (first, head) = (seen.from, seen.head.seq);
+            if let Some(cursor) = cursor_of(conversation)
                 && cursor < head
                 && !budget.is_spent()
             {
                 let from = cursor.next().max(first);
-                pages.push(self.page(&conversation, (from, head), (first, head), &mut budget).await?);
+                pages.push(self.page(conversation, (from, head), (first, head), &mut budget).await?);
             }
-            heads.push((conversation, whole_head));
         }
-        let standings = self.standings(heads).await?.into_iter();
-        let synced = |Standing { conversation, head, mark, unread }| SyncedConversation {
-            head: head.seq,
+        let standings = self.standings(all).await?.into_iter();
+        let synced = |Standing { conversation, seen, mark, unread }| SyncedConversation {
+            head: seen.head.seq,
             cursor: cursor_of(&conversation),
-            read: head.seq.min(mark.seq),
+            read: seen.head.seq.min(mark.seq),
             unread,
             conversation,
         };
@@ -273,12 +345,27 @@ impl Reader<'_> {
         Ok(Synced { conversations, pages, next })
     }
 
+    /// Those of the conversations that the user may see, and what of them.
+    async fn seen(&self, ids: Vec<ConversationId>) -> Result<Vec<(ConversationId, Attended)>, RequestError> {
+        let seen = self.services.conversations.attend_all(&ids, &self.attending()).await?;
+        Ok(ids.into_iter().zip(seen).filter_map(|(id, seen)| Some((id, seen?))).collect())
+    }
+
     async fn kept_cursors(&self, sync: &Sync, ids: &[ConversationId]) -> Result<Vec<Cursor>, RequestError> {
         if !sync.use_device_cursors {
             return Ok(Vec::new());
         }
-        let Self { services, session } = self;
+        let Self { services, session, .. } = self;
         let cursors = services.stores.cursors.cursors(&session.user, &session.device, ids).await;
         cursors.map_err(|error| unavailable(&error))
+    }
+}
+
+/// What a user deleted for themselves reads as if it were deleted.
+fn hide(message: &mut Message, hidden: &HiddenRows) {
+    if hidden.has(message.seq) {
+        message.content.body = bytes::Bytes::new();
+        message.deleted_at = message.deleted_at.or(Some(message.time));
+        message.reactions = Vec::new();
     }
 }

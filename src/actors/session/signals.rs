@@ -8,8 +8,7 @@ use convoke_protocol::request::read_state::{
     MAX_SIGNAL_BODY_BYTES, MAX_SIGNAL_KIND_BYTES, Signal, SignalTaken,
 };
 
-use super::SessionShared;
-use super::dispatch::Services;
+use super::reading::Reader;
 use super::state::RateLimit;
 
 /// Signals of one session per second, in the long run.
@@ -20,12 +19,12 @@ pub(super) const SIGNAL_BURST: u32 = 40;
 
 /// Passes a signal on to the other sessions of the conversation.
 pub(super) async fn signal(
-    services: &Services,
-    session: &SessionShared,
+    reader: &Reader<'_>,
     rate: &mut RateLimit,
     signal: Signal,
 ) -> Result<SignalTaken, RequestError> {
     let Signal { target, kind, content } = signal;
+    let Reader { services, session, .. } = reader;
     if kind.is_empty() || kind.len() > MAX_SIGNAL_KIND_BYTES || kind.chars().any(char::is_control) {
         let text = format!("a kind has 1 to {MAX_SIGNAL_KIND_BYTES} bytes and no control characters");
         return Err(RequestError::not_done(ErrorCode::INVALID_REQUEST, text));
@@ -39,21 +38,19 @@ pub(super) async fn signal(
         let error = RequestError::not_done(ErrorCode::RATE_LIMITED, "more signals per second than allowed");
         return Err(error.retry_after(wait_ms));
     }
-    let Target::User(_) = &target else {
-        return Err(RequestError::not_done(
-            ErrorCode::NOT_FOUND,
-            "there is no such group, or it is not yours",
-        ));
-    };
     let conversation = target.conversation(&session.user);
     let users = conversation.direct_users();
     let event = Event::Signalled(Signalled {
-        conversation,
+        conversation: conversation.clone(),
         user: session.user.clone(),
         device: session.device.clone(),
         kind,
         content,
     });
+    if let Target::Group(_) = &target {
+        services.conversations.signal(conversation, event, reader.attending()).await?;
+        return Ok(SignalTaken {});
+    }
     for user in users {
         for other in services.directory.sessions(&user).await {
             if other.id != session.id {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SessionHandle, SessionShared};
+use crate::auth::Role;
 
 pub(super) enum SessionState {
     Greeting,
@@ -20,6 +21,8 @@ pub(super) enum SessionState {
 pub(super) struct Live {
     pub(super) shared: Arc<SessionShared>,
     pub(super) actor: SessionHandle,
+    /// For what the token is.
+    pub(super) role: Role,
     pub(super) rate: RateLimit,
     pub(super) signals: RateLimit,
 }

@@ -306,7 +306,7 @@ impl Decision<'_> {
     }
 
     fn gone(&self, member: &MemberRow) -> MemberRow {
-        let left = Left { seq: self.at.seq, ordinal: self.at.ordinal };
+        let left = Left { seq: self.at.seq, ordinal: self.at.ordinal, time: self.at.time };
         self.changed(member, |member| {
             member.left = Some(left);
             member.role = GroupRole::MEMBER;

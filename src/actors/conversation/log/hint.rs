@@ -42,6 +42,13 @@ impl<I: Copy> HintLine<I> {
         Some(base)
     }
 
+    /// The hint may not have been kept: a later one is proposed anew.
+    pub fn give_up(&mut self) {
+        if matches!(self.stage, Stage::Writing(..)) {
+            self.stage = Stage::Settled;
+        }
+    }
+
     /// The hint is durable; says whether to begin a confirmation now.
     pub fn durable(&mut self) -> bool {
         let Stage::Writing(seq, id) = self.stage else { return false };

@@ -1,35 +1,49 @@
 //! The user's list of conversations: what was last said in first.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, Timestamp};
+use convoke_protocol::event::ListChanged;
+use convoke_protocol::frame::Event;
+use convoke_protocol::id::{ConversationId, ConversationKind, GroupId, Seq, Timestamp};
+use convoke_protocol::message::Message;
 use convoke_protocol::request::conversations::{
-    ConversationList, ConversationSet, Conversations, ListedConversation, MAX_LABEL_BYTES, MAX_LISTED,
-    SetConversation,
+    ConversationList, ConversationSet, Conversations, ListedConversation, ListedGroup, MAX_LABEL_BYTES,
+    MAX_LISTED, SetConversation,
 };
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::marks::Standing;
-use super::{Reader, invalid, unavailable};
-use crate::storage::{ConversationSettings, ReadLimit, SettingsChange};
+use super::{Budget, Reader, invalid, unavailable};
+use crate::storage::{ConversationSettings, LogRow, ReadLimit, SettingsChange};
+
+/// Last messages whose reactions are read at the same time.
+const SHOWN_AT_A_TIME: usize = 16;
 
 /// Versions are numbers that JSON's readers keep exact.
 const VERSION_BITS: u32 = 53;
+
+fn group_of(conversation: &ConversationId) -> Option<GroupId> {
+    match conversation.kind() {
+        ConversationKind::Group(group) => GroupId::new(group).ok(),
+        ConversationKind::Direct(..) => None,
+    }
+}
 
 type Settings = BTreeMap<ConversationId, ConversationSettings>;
 
 /// Which conversations there are and how the user wants them: equal lists have equal versions, wherever and whenever
 /// they are made, so no version is stored.
-fn version(ids: &[ConversationId], settings: &Settings) -> u64 {
+fn version(ids: &[ConversationId], settings: &Settings, left: &HashSet<ConversationId>) -> u64 {
     let mut hash = Xxh3::new();
     let default = ConversationSettings::default();
     for id in ids {
         let ConversationSettings { label, muted, pinned } = settings.get(id).unwrap_or(&default);
         // Neither an id nor a label holds a zero byte.
         hash.update(id.as_str().as_bytes());
-        hash.update(&[0, u8::from(*muted), u8::from(*pinned)]);
+        hash.update(&[0, u8::from(*muted), u8::from(*pinned), u8::from(left.contains(id))]);
         hash.update(label.as_deref().unwrap_or_default().as_bytes());
         hash.update(&[0]);
     }
@@ -40,7 +54,7 @@ fn version(ids: &[ConversationId], settings: &Settings) -> u64 {
 type Place = (Reverse<Timestamp>, ConversationId);
 
 fn place(standing: &Standing) -> Place {
-    (Reverse(standing.head.time), standing.conversation.clone())
+    (Reverse(standing.seen.head.time), standing.conversation.clone())
 }
 
 fn write_place((Reverse(time), conversation): &Place) -> String {
@@ -56,6 +70,17 @@ fn read_place(text: &str) -> Result<Place, RequestError> {
 }
 
 impl Reader<'_> {
+    /// Those of the groups that the user left.
+    async fn left(&self, ids: &[ConversationId]) -> Result<HashSet<ConversationId>, RequestError> {
+        let groups: Vec<GroupId> = ids.iter().filter_map(group_of).collect();
+        let stores = &self.services.stores;
+        let members = stores.groups.memberships(&self.session.user, &groups).await;
+        let members = members.map_err(|error| unavailable(&error))?.into_iter();
+        let gone =
+            members.zip(&groups).filter(|(member, _)| member.as_ref().is_some_and(|one| one.left.is_some()));
+        Ok(gone.map(|(_, group)| ConversationId::group(group)).collect())
+    }
+
     async fn list_and_settings(&self) -> Result<(Vec<ConversationId>, Settings, bool), RequestError> {
         let (ids, cut) = self.all_conversations().await?;
         let settings = self.services.stores.settings.settings(&self.session.user, 2 * MAX_LISTED).await;
@@ -72,7 +97,7 @@ impl Reader<'_> {
         }
         let after = ask.after.as_deref().map(read_place).transpose()?;
         let (ids, mut settings, cut) = self.list_and_settings().await?;
-        let version = version(&ids, &settings);
+        let version = version(&ids, &settings, &self.left(&ids).await?);
         let mut list = ConversationList {
             version,
             not_modified: after.is_none() && ask.known_version == Some(version),
@@ -84,8 +109,7 @@ impl Reader<'_> {
         if list.not_modified {
             return Ok(list);
         }
-        let heads = self.heads(ids).await?;
-        let mut standings = self.standings(heads).await?;
+        let mut standings = self.standings(self.seen(ids).await?).await?;
         list.unread = standings.iter().map(|one| one.unread).sum();
         standings.sort_by_cached_key(place);
         if let Some(after) = after {
@@ -97,20 +121,22 @@ impl Reader<'_> {
             standings.truncate(limit);
             list.next = standings.last().map(|last| write_place(&place(last)));
         }
-        for Standing { conversation, head, mark, unread } in standings {
-            let mut last = None;
-            if !budget.is_spent() {
-                let log = &self.services.stores.log;
-                let rows = log.read(&conversation, head.seq, head.seq, ReadLimit::rows(1)).await;
-                let rows = rows.map_err(|error| unavailable(&error))?;
-                budget.take(&rows);
-                last = rows.first().map(crate::storage::LogRow::to_message);
-            }
+        let groups: Vec<GroupId> = standings.iter().filter_map(|one| group_of(&one.conversation)).collect();
+        let rows = self.services.stores.groups.groups_of(&groups).await;
+        let mut rows = rows.map_err(|error| unavailable(&error))?.into_iter();
+        let last = self.last_messages(&standings, &mut budget).await?;
+        for (Standing { conversation, seen, mark, unread }, last) in standings.into_iter().zip(last) {
+            let head = seen.head.seq;
+            let row = if group_of(&conversation).is_some() { rows.next().flatten() } else { None };
+            let group = row.map(|row| ListedGroup {
+                name: row.name,
+                avatar: row.avatar,
+                ended: seen.left || row.disbanded_at.is_some(),
+            });
             let ConversationSettings { label, muted, pinned } =
                 settings.remove(&conversation).unwrap_or_default();
-            let (head, read) = (head.seq, mark.seq.min(head.seq));
-            let (group, first) = (None, convoke_protocol::id::Seq(1));
-            let one = ListedConversation {
+            let (first, read) = (seen.from, mark.seq.min(head));
+            list.conversations.push(ListedConversation {
                 conversation,
                 label,
                 muted,
@@ -121,10 +147,39 @@ impl Reader<'_> {
                 read,
                 unread,
                 last,
-            };
-            list.conversations.push(one);
+            });
         }
         Ok(list)
+    }
+
+    /// The last message of each, as long as the budget lasts.
+    async fn last_messages(
+        &self,
+        standings: &[Standing],
+        budget: &mut Budget,
+    ) -> Result<Vec<Option<Message>>, RequestError> {
+        let log = &self.services.stores.log;
+        let ids: Vec<ConversationId> = standings.iter().map(|one| one.conversation.clone()).collect();
+        let tails = log.tails(&ids).await.map_err(|error| unavailable(&error))?;
+        let mut wanted = Vec::with_capacity(ids.len());
+        for (Standing { conversation, seen, .. }, tail) in standings.iter().zip(tails) {
+            let head = seen.head.seq;
+            let row = match tail.hinted {
+                _ if budget.is_spent() || head < seen.from => None,
+                Some(row) if row.seq == head => Some(row),
+                // It goes on meanwhile, or the user left it.
+                _ => {
+                    let rows = log.read(conversation, head, head, ReadLimit::rows(1)).await;
+                    rows.map_err(|error| unavailable(&error))?.pop()
+                }
+            };
+            budget.take(row.as_slice());
+            wanted.push((conversation, row));
+        }
+        let show = async |(conversation, row): (&ConversationId, Option<LogRow>)| {
+            Ok::<_, RequestError>(self.shown(conversation, row.as_slice()).await?.pop())
+        };
+        stream::iter(wanted).map(show).buffered(SHOWN_AT_A_TIME).try_collect().await
     }
 
     pub(in crate::actors::session) async fn set_conversation(
@@ -138,9 +193,7 @@ impl Reader<'_> {
             let text = format!("a label has at most {MAX_LABEL_BYTES} bytes and no control characters");
             return Err(invalid(text));
         }
-        self.may_read(&conversation)?;
-        let head = self.services.conversations.attend(&conversation, self.session.id).await?;
-        if head.seq == convoke_protocol::id::Seq::ZERO {
+        if self.attend(&conversation).await?.head.seq == Seq::ZERO {
             return Err(RequestError::not_done(ErrorCode::NOT_FOUND, "nothing was said there yet"));
         }
         let change = SettingsChange { label, muted, pinned };
@@ -150,7 +203,8 @@ impl Reader<'_> {
             tracing::warn!(%error, "a setting is not kept");
             RequestError::unknown(ErrorCode::UNAVAILABLE, "the setting may not be kept").retry_after(1_000)
         })?;
+        self.tell_other_devices(&Event::ListChanged(ListChanged { conversation })).await;
         let (ids, settings, _) = self.list_and_settings().await?;
-        Ok(ConversationSet { version: version(&ids, &settings) })
+        Ok(ConversationSet { version: version(&ids, &settings, &self.left(&ids).await?) })
     }
 }

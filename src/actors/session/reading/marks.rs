@@ -3,20 +3,18 @@
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::event::{ReadMoved, Receipt};
 use convoke_protocol::frame::Event;
-use convoke_protocol::id::{ConversationId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, ConversationKind, Seq, UserId};
 use convoke_protocol::message::MessageKind;
 use convoke_protocol::request::conversations::MAX_LISTED;
 use convoke_protocol::request::read_state::{
     AllRead, MarkAllRead, Read, ReadDone, ReadMarks, ReadMarksPage, UserRead,
 };
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::{Reader, invalid, unavailable};
+use super::{Reader, unavailable};
+use crate::actors::conversation::Attended;
 use crate::actors::conversation::core::Head;
+use crate::actors::conversation::group::Group;
 use crate::storage::{MarkKey, ReadLimit, ReadMark, RowsAbove, read_marks};
-
-/// Heads that are asked for at the same time.
-const HEADS_AT_A_TIME: usize = 16;
 
 /// Entries of a list that are read at a time.
 const LIST_PAGE: usize = 1_000;
@@ -25,9 +23,14 @@ const LIST_PAGE: usize = 1_000;
 #[derive(Debug, Clone)]
 pub(super) struct Standing {
     pub(super) conversation: ConversationId,
-    pub(super) head: Head,
+    pub(super) seen: Attended,
     pub(super) mark: ReadMark,
     pub(super) unread: u64,
+}
+
+/// The mark that everybody has who may see no more than this: what was before it is not unread.
+fn floor(seen: &Attended) -> ReadMark {
+    ReadMark { seq: Seq(seen.from.0.saturating_sub(1)), ordinal: seen.from_ordinal }
 }
 
 impl Reader<'_> {
@@ -53,52 +56,42 @@ impl Reader<'_> {
         Ok((ids, cut))
     }
 
-    /// The heads of conversations that the user may read, as their owners tell them.
-    pub(super) async fn heads(
-        &self,
-        ids: Vec<ConversationId>,
-    ) -> Result<Vec<(ConversationId, Head)>, RequestError> {
-        let ask = async |conversation: ConversationId| {
-            let head = self.services.conversations.attend(&conversation, self.session.id).await?;
-            Ok((conversation, head))
-        };
-        stream::iter(ids).map(ask).buffered(HEADS_AT_A_TIME).try_collect().await
-    }
-
     /// How the user stands to conversations whose heads are known. The marks are read after the heads: what the user
     /// sends meanwhile counts as read, not as unread.
     pub(super) async fn standings(
         &self,
-        heads: Vec<(ConversationId, Head)>,
+        all: Vec<(ConversationId, Attended)>,
     ) -> Result<Vec<Standing>, RequestError> {
         let store = &self.services.stores.marks;
-        let keys: Vec<_> = heads.iter().map(|(conversation, _)| self.mark_key(conversation)).collect();
+        let keys: Vec<_> = all.iter().map(|(conversation, _)| self.mark_key(conversation)).collect();
         let marks = store.marks(&keys).await.map_err(|error| unavailable(&error))?;
-        let standing = |((conversation, head), mark): ((ConversationId, Head), ReadMark)| Standing {
-            unread: read_marks::unread(head.ordinal, mark, 0),
-            conversation,
-            head,
-            mark,
+        let standing = |((conversation, seen), mark): ((ConversationId, Attended), ReadMark)| {
+            let mark = mark.max(floor(&seen));
+            Standing { unread: read_marks::unread(seen.head.ordinal, mark, 0), conversation, seen, mark }
         };
-        let mut standings: Vec<Standing> = heads.into_iter().zip(marks).map(standing).collect();
+        let mut standings: Vec<Standing> = all.into_iter().zip(marks).map(standing).collect();
         let mut open: Vec<&mut Standing> = standings.iter_mut().filter(|one| one.unread > 0).collect();
         let above = |one: &&mut Standing| RowsAbove {
             conversation: one.conversation.clone(),
             after: one.mark.seq,
-            to: one.head.seq,
+            to: one.seen.head.seq,
         };
         let ranges: Vec<_> = open.iter().map(above).collect();
         if !ranges.is_empty() {
             let uncounted = store.uncounted(&ranges).await.map_err(|error| unavailable(&error))?;
             for (one, uncounted) in open.iter_mut().zip(uncounted) {
-                one.unread = read_marks::unread(one.head.ordinal, one.mark, uncounted);
+                one.unread = read_marks::unread(one.seen.head.ordinal, one.mark, uncounted);
             }
         }
         Ok(standings)
     }
 
-    async fn standing(&self, conversation: &ConversationId, head: Head) -> Result<Standing, RequestError> {
-        let mut standings = self.standings(vec![(conversation.clone(), head)]).await?;
+    async fn standing(
+        &self,
+        conversation: &ConversationId,
+        seen: Attended,
+    ) -> Result<Standing, RequestError> {
+        let mut standings = self.standings(vec![(conversation.clone(), seen)]).await?;
         Ok(standings.pop().expect("one conversation gives one standing"))
     }
 
@@ -135,14 +128,14 @@ impl Reader<'_> {
 
     pub(in crate::actors::session) async fn read(&self, read: Read) -> Result<ReadDone, RequestError> {
         let conversation = &read.conversation;
-        self.may_read(conversation)?;
-        let head = self.services.conversations.attend(conversation, self.session.id).await?;
-        let mut standing = self.standing(conversation, head).await?;
+        let seen = self.attend(conversation).await?;
+        let head = seen.head;
+        let mut standing = self.standing(conversation, seen).await?;
         let seq = read.seq.min(head.seq);
         if seq > standing.mark.seq {
             let mark = self.mark_at(conversation, seq, head).await?;
             self.put_marks(&[(self.mark_key(conversation), mark)]).await?;
-            standing = self.standing(conversation, head).await?;
+            standing = self.standing(conversation, seen).await?;
             self.tell_moved(std::slice::from_ref(&standing)).await;
         }
         Ok(ReadDone { conversation: standing.conversation, seq: standing.mark.seq, unread: standing.unread })
@@ -153,11 +146,11 @@ impl Reader<'_> {
         _: MarkAllRead,
     ) -> Result<AllRead, RequestError> {
         let (ids, _) = self.all_conversations().await?;
-        let heads = self.heads(ids).await?;
-        let mut moved: Vec<Standing> =
-            self.standings(heads).await?.into_iter().filter(|one| one.mark.seq < one.head.seq).collect();
+        let all = self.seen(ids).await?;
+        let standings = self.standings(all).await?.into_iter();
+        let mut moved: Vec<Standing> = standings.filter(|one| one.mark.seq < one.seen.head.seq).collect();
         for one in &mut moved {
-            one.mark = ReadMark { seq: one.head.seq, ordinal: one.head.ordinal };
+            one.mark = ReadMark { seq: one.seen.head.seq, ordinal: one.seen.head.ordinal };
             one.unread = 0;
         }
         let marks: Vec<_> = moved.iter().map(|one| (self.mark_key(&one.conversation), one.mark)).collect();
@@ -168,7 +161,7 @@ impl Reader<'_> {
 
     /// Tells the user's other devices, and of each direct conversation the peer. Members of a group ask for marks.
     async fn tell_moved(&self, moved: &[Standing]) {
-        let Self { services, session } = self;
+        let Self { services, session, .. } = self;
         let own = services.directory.sessions(&session.user).await;
         for Standing { conversation, mark, unread, .. } in moved {
             let event = Event::ReadMoved(ReadMoved {
@@ -197,17 +190,23 @@ impl Reader<'_> {
         &self,
         ask: ReadMarks,
     ) -> Result<ReadMarksPage, RequestError> {
-        if ask.limit == 0 {
-            return Err(invalid("a page has at least one member"));
-        }
-        self.may_read(&ask.conversation)?;
-        let limit = ask.limit.min(self.services.rules.load().limits.max_page_messages) as usize;
-        let members = ask.conversation.direct_users();
+        let limit = self.page_limit(ask.limit)?;
+        let head = self.attend(&ask.conversation).await?.head;
+        let members = match ask.conversation.kind() {
+            ConversationKind::Direct(..) => ask.conversation.direct_users(),
+            ConversationKind::Group(_) => {
+                let after = ask.after.clone();
+                let look = move |group: Option<&Group>| {
+                    let members = group.into_iter().flat_map(|group| group.members_after(after.as_ref()));
+                    members.take(limit + 1).map(|member| member.user.clone()).collect::<Vec<_>>()
+                };
+                self.services.conversations.look(ask.conversation.clone(), look).await?
+            }
+        };
         let after = |user: &UserId| ask.after.as_ref().is_none_or(|after| user > after);
         let mut users: Vec<_> = members.into_iter().filter(after).collect();
         let next = (users.len() > limit).then(|| users[limit - 1].clone());
         users.truncate(limit);
-        let head = self.services.conversations.attend(&ask.conversation, self.session.id).await?;
         let key = |user: &UserId| MarkKey { user: user.clone(), conversation: ask.conversation.clone() };
         let keys: Vec<_> = users.iter().map(key).collect();
         let marks = self.services.stores.marks.marks(&keys).await.map_err(|error| unavailable(&error))?;
