@@ -66,6 +66,7 @@ fn push(bytes: usize) -> Event {
             content: content(bytes),
             reply_to: None,
             previous: Some(Seq(12_345)),
+            target: None,
             edited_at: None,
             recalled_at: None,
             deleted_at: None,

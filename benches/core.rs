@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use convoke::actors::conversation::core::{
-    ConversationCore, CoreLimits, Effect, Head, IdSource, SendCommand,
+    Beginning, ConversationCore, CoreLimits, Effect, IdSource, SendCommand,
 };
-use convoke::actors::conversation::dedup::DedupWindow;
+use convoke::auth::Role;
 use convoke::clock::{Clock, Now};
 use convoke::load::report::conditions::Conditions;
 use convoke::storage::{Epoch, LogRow, WriteStamp};
@@ -31,6 +31,10 @@ const BATCHES: [usize; 5] = [1, 4, 16, 64, 256];
 struct Counter(u128);
 
 impl IdSource for Counter {
+    fn write_stamp(&mut self) -> WriteStamp {
+        unreachable!("nothing is changed")
+    }
+
     fn message_id(&mut self, _: Timestamp) -> MessageId {
         self.0 += 1;
         MessageId(Uuid::from_u128(self.0))
@@ -56,10 +60,9 @@ impl Run {
         let users = ["alice", "bob"].map(|name| UserId::new(name).expect("valid"));
         let conversation = ConversationId::direct(&users[0], &users[1]);
         let stamp = WriteStamp::new(Epoch(1), 0);
-        let window = DedupWindow::new();
         let limits = CoreLimits::default();
         Self {
-            core: ConversationCore::new(conversation, limits, Epoch(1), stamp, Head::EMPTY, window),
+            core: ConversationCore::new(conversation, limits, Epoch(1), stamp, Beginning::empty()),
             ids: Counter(0),
             random: SmallRng::seed_from_u64(1),
             clock: Clock::new(0),
@@ -77,6 +80,7 @@ impl Run {
         let client_id = ClientId(Builder::from_random_bytes(self.random.random()).into_uuid());
         let command = SendCommand {
             sender: self.users[self.sent as usize % 2].clone(),
+            role: Role::User,
             device: self.device.clone(),
             retry: Retry { client_id, attempt: 1, age_ms: 0 },
             kind: MessageKind::USER,
@@ -98,6 +102,7 @@ impl Run {
                 Effect::Answer { result, .. } => self.answered += u64::from(black_box(result).is_ok()),
                 Effect::Publish(rows) => self.published += black_box::<Arc<[LogRow]>>(rows).len() as u64,
                 Effect::Append { .. } | Effect::Confirm | Effect::Wake(_) => {}
+                Effect::Load(_) | Effect::Project(_) | Effect::Hint(..) => unreachable!("nothing is changed"),
             }
         }
     }

@@ -87,6 +87,8 @@ impl Owner {
                 edited_at: None,
                 recalled_at: None,
                 deleted_at: None,
+                last_edit: None,
+                change: None,
             },
         }
     }

@@ -573,7 +573,7 @@ mod tests {
         faulty.append(append_of(&team, &rows(1, 1, "a"), 0), done);
         assert!(told.try_recv().is_err(), "the memory store answers within the call");
         assert_eq!(told.await, Ok(Ok(())));
-        assert!(faulty.hint(&team).await.is_err() && faulty.first(&team).await.is_err());
+        assert!(faulty.hint(&team).await.is_err() && faulty.start(&team).await.is_err());
         let (user, device) = (conformance::user("alice"), conformance::device("phone"));
         let cursor = Cursor { conversation: team, seq: Seq(1) };
         assert!(faulty.put_cursors(&user, &device, &[cursor]).await.is_err());

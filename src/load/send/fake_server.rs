@@ -220,6 +220,7 @@ fn push_of(sent: &Sent, sender: &UserId, send: Send) -> Event {
             content: send.content,
             reply_to: send.reply_to,
             previous: send.previous,
+            target: None,
             edited_at: None,
             recalled_at: None,
             deleted_at: None,

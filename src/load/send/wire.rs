@@ -279,6 +279,7 @@ mod tests {
                 content: Content { content_type: ContentType::text(), body: STAMP.encode().to_vec().into() },
                 reply_to: Some(Seq(5)),
                 previous: None,
+                target: None,
                 edited_at: None,
                 recalled_at: None,
                 deleted_at: None,

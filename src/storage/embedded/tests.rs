@@ -312,9 +312,12 @@ async fn the_first_seq_of_a_trimmed_log_is_kept() {
     assert_eq!(put(&on_disk.store, "a", 4, 9).await, Ok(()));
     on_disk.store.shutdown().await;
     assert_eq!(check(&dir).expect("opens").findings[0].rule, Rule::NoGap);
-    raw(&dir).meta.insert(keys::first(&id), keys::seq_value(Seq(4))).expect("written");
+    let start = LogStart { seq: Seq(4), ordinal: 3 };
+    let store = open(&dir);
+    assert_eq!(store.trim(&id, start, WriteStamp::new(Epoch(1), 0)).await, Ok(()));
+    store.shutdown().await;
     assert!(check(&dir).expect("opens").is_good());
-    assert_eq!(open(&dir).first(&id).await, Ok(Seq(4)));
+    assert_eq!(open(&dir).start(&id).await, Ok(start));
 }
 
 /// Copies a store that may be in use.
