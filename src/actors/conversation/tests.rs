@@ -457,7 +457,8 @@ impl World {
         let dedup = window.finish(self.now.monotonic);
         let beginning = Beginning { head, dedup, start: LogStart::default(), group: None };
         self.core = ConversationCore::new(conversation(), limits(), epoch, stamp, beginning);
-        let adopted = self.durable.range(self.published.next()..=head.seq);
+        let published = self.published;
+        let adopted = self.durable.iter().filter(|(seq, _)| published < **seq && **seq <= head.seq);
         self.original.extend(adopted.map(|(seq, row)| (*seq, row.clone())));
         self.check_projections();
         // Adopted messages are read, not pushed, by sessions that come back.

@@ -197,7 +197,7 @@ mod tests {
     fn what_is_not_a_row_is_refused() {
         let value = encode(&samples()[0]);
         assert!(decode(Seq(1), &[]).is_err());
-        assert!(decode(Seq(1), &[2]).is_err_and(|why| why.contains("shape 2")));
+        assert!(decode(Seq(1), &[3]).is_err_and(|why| why.contains("shape 3")));
         for end in 1..value.len() {
             assert!(decode(Seq(1), &value[..end]).is_err(), "{end}");
         }
