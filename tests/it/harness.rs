@@ -21,6 +21,7 @@ macro_rules! refused {
 
 pub(crate) mod client;
 pub(crate) mod command;
+pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod ledger;
 pub(crate) mod load;

@@ -10,10 +10,14 @@ mod harness;
 
 mod admin;
 mod catchup;
+mod changes;
 mod chat;
 mod durability;
+mod groups;
 mod hostile;
+mod retention;
 mod retry;
+mod service;
 mod sessions;
 mod start;
 mod state;
