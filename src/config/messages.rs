@@ -7,11 +7,11 @@ section! {
     Messages in "messages" {
         /// Whether messages may be recalled: by their sender, and by the admins of a group.
         Restart recall: bool = true;
-        /// For how long their sender may recall them, in milliseconds. Admins may at any time.
+        /// For how long their sender may recall them, in milliseconds; 0: not at all. Admins may at any time.
         Restart recall_window_ms: Millis = Millis(120_000), in 0..=31_536_000_000;
         /// Whether messages may be edited: by their sender, and by the admins of a group.
         Restart edit: bool = true;
-        /// For how long their sender may edit them, in milliseconds. Admins may at any time.
+        /// For how long their sender may edit them, in milliseconds; 0: not at all. Admins may at any time.
         Restart edit_window_ms: Millis = Millis(86_400_000), in 0..=31_536_000_000;
         /// Whether messages may be deleted for all: by their sender, and by the admins of a group.
         Restart delete_for_all: bool = true;

@@ -177,7 +177,7 @@ pub fn decide_change(
     let is_service = asking.role == Role::Service;
     let is_own = entry.sender == asking.user && entry.kind == MessageKind::USER;
     let gone = entry.recalled_at.is_some() || entry.deleted_at.is_some();
-    let in_time = |window_ms: u64| now.0.saturating_sub(entry.time.0) <= window_ms;
+    let in_time = |window_ms: u64| now.0.saturating_sub(entry.time.0) < window_ms;
     let too_late = || refused(ErrorCode::TOO_LATE, "the time in which its sender could do this is over");
     let not_yours = || refused(ErrorCode::NOT_PERMITTED, "this is for its sender and for admins");
     let allowed = |on: bool| match on || is_service {
