@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, reason = "the name of a check says what it checks")]
 
+pub mod groups;
 mod read_state;
 
 use std::sync::Arc;
@@ -17,6 +18,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub use self::groups::{
+    a_trimmed_log_begins_where_it_was_said, every_attempt_is_given_the_same_group_id,
+    groups_and_members_are_kept_and_paged, projections_change_rows_and_repeat_without_effect,
+    reactions_are_what_a_naive_count_says, requests_to_join_end_with_the_membership,
+    rules_of_retention_are_kept_and_listed, the_hint_stays_below_changes_that_may_not_be_written,
+    what_entries_changed_is_there_after_reopening, what_is_hidden_stays_hidden_for_that_user,
+};
 pub use self::read_state::{
     marks_never_fall_and_sending_moves_them, settings_change_field_by_field,
     unread_is_what_a_naive_count_says,
@@ -57,6 +65,16 @@ macro_rules! conformance_tests {
             marks_never_fall_and_sending_moves_them,
             unread_is_what_a_naive_count_says,
             settings_change_field_by_field,
+            projections_change_rows_and_repeat_without_effect,
+            groups_and_members_are_kept_and_paged,
+            requests_to_join_end_with_the_membership,
+            every_attempt_is_given_the_same_group_id,
+            reactions_are_what_a_naive_count_says,
+            what_is_hidden_stays_hidden_for_that_user,
+            a_trimmed_log_begins_where_it_was_said,
+            rules_of_retention_are_kept_and_listed,
+            the_hint_stays_below_changes_that_may_not_be_written,
+            what_entries_changed_is_there_after_reopening,
             every_append_is_answered_once_also_at_shutdown,
             after_shutdown_nothing_is_stored,
             what_was_answered_is_there_after_reopening,

@@ -4,6 +4,7 @@
 //! (a torn end of the journal) nothing is changed. Memory follows the longest conversation.
 
 mod marks;
+mod projected;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -17,7 +18,7 @@ use serde::Serialize;
 use super::database::{Rows, RowsOptions, decode};
 use super::{OpenError, keys};
 use crate::storage::row::NO_MESSAGE;
-use crate::storage::{LogRow, ReadMark};
+use crate::storage::{Hint, LogRow, ReadMark};
 
 /// A report names so many findings; it counts all.
 pub const MAX_FINDINGS: usize = 100;
@@ -69,6 +70,16 @@ pub enum Rule {
     SentMark,
     /// What was recalled or deleted is in the index of what does not count as unread, and nothing else is.
     Uncounted,
+    /// What an entry changes is changed, and comes before it.
+    Projected,
+    /// A member has a group; both name the entry that wrote them.
+    Group,
+    /// Each count of reactions is that of the users who give it, to a message that is there.
+    Reactions,
+    /// A hint names a row that is there.
+    Hint,
+    /// A log does not begin above its head.
+    Start,
 }
 
 /// What was found.
@@ -92,6 +103,14 @@ pub struct CheckReport {
     pub marks: u64,
     /// Settings of users.
     pub settings: u64,
+    /// Groups.
+    pub groups: u64,
+    /// Their members, those who left included.
+    pub members: u64,
+    /// Reactions and their counts.
+    pub reactions: u64,
+    /// What users hid for themselves.
+    pub hidden: u64,
     /// Bytes of a batch that was torn by a crash; they were cut off, nothing in them was acknowledged.
     pub torn_bytes: u64,
     /// How much is wrong.
@@ -122,6 +141,11 @@ impl fmt::Display for CheckReport {
             f,
             "{} conversations, {} messages, {} list entries, {} cursors, {} marks, {} settings",
             self.conversations, self.messages, self.list_entries, self.cursors, self.marks, self.settings
+        )?;
+        writeln!(
+            f,
+            "{} groups, {} members, {} reactions, {} hidden",
+            self.groups, self.members, self.reactions, self.hidden
         )?;
         if self.torn_bytes > 0 {
             writeln!(f, "{} bytes of an unacknowledged batch were cut off after a crash", self.torn_bytes)?;
@@ -164,12 +188,14 @@ pub fn check(dir: &Path) -> Result<CheckReport, OpenError> {
     check_lists(&rows, &mut report)?;
     check_cursors(&rows, &mut report)?;
     marks::check(&rows, &mut report)?;
+    projected::check(&rows, &mut report)?;
     Ok(report)
 }
 
 /// A conversation on the way through its rows.
 struct Log {
     conversation: ConversationId,
+    hint: Option<Hint>,
     last: Option<LogRow>,
     ids: HashSet<MessageId>,
     client_ids: HashSet<(UserId, ClientId)>,
@@ -195,7 +221,9 @@ fn check_logs(rows: &Rows, report: &mut CheckReport) -> Result<(), OpenError> {
             check_listed(rows, &conversation, report)?;
             let (ids, client_ids) = (HashSet::new(), HashSet::new());
             let (sent, uncounted) = (HashMap::new(), Vec::new());
-            log = Some(Log { conversation, last: None, ids, client_ids, sent, uncounted });
+            // One that cannot be read is found with its row.
+            let hint = rows.kept_hint(&conversation).unwrap_or_default();
+            log = Some(Log { conversation, hint, last: None, ids, client_ids, sent, uncounted });
         }
         let Some(log) = &mut log else { continue };
         match decode(&key, &value) {
@@ -265,6 +293,7 @@ impl Log {
         if row.is_uncounted() {
             self.uncounted.push(row.seq);
         }
+        projected::check_entry(rows, &self.conversation, self.hint, &row, report);
         self.last = Some(row);
     }
 }

@@ -18,6 +18,19 @@ fn key(user: &UserId, conversation: &ConversationId, kind: u8, rest: &[u8]) -> U
     UserKey::from([&keys::list(user, conversation)[..], &[0, kind], rest].concat())
 }
 
+/// Whether a row can be understood.
+pub(super) fn is_readable(key: &[u8], value: &[u8]) -> bool {
+    let mut parts = key.splitn(3, |byte| *byte == 0);
+    let ids = parts.next().zip(parts.next()).map(|(user, conversation)| [user, &[0], conversation].concat());
+    let rest = parts.next().and_then(<[u8]>::split_first);
+    let readable = match rest {
+        Some((&UP_TO, [])) => decode::<Seq>("", value).is_ok(),
+        Some((&SINGLE, seq)) => keys::read_seq(seq).is_some(),
+        _ => false,
+    };
+    readable && ids.is_some_and(|ids| keys::split_list(&ids).is_some())
+}
+
 impl Rows {
     fn hidden_up_to(&self, user: &UserId, conversation: &ConversationId) -> Result<Seq, ReadError> {
         let value = self.hidden.get(key(user, conversation, UP_TO, &[])).map_err(read_error)?;
