@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use convoke_protocol::error_code::{ErrorCode, Outcome};
-use convoke_protocol::event::{ReadMoved, Receipt, Signalled};
+use convoke_protocol::event::{Hid, JoinAnswered, JoinRequested, ListChanged, ReadMoved, Receipt, Signalled};
 use convoke_protocol::frame::{Answer, Request};
 use convoke_protocol::id::{ConversationId, MessageId, Seq, SessionId, Timestamp, UserId};
 use convoke_protocol::message::{Content, Message, Priority};
@@ -21,6 +21,7 @@ use convoke_protocol::request::session::{CloseSession, ListSessions, Logout, Ses
 use convoke_protocol::request::sync::{Sync, Synced};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::call::Ask;
 use crate::config::ClientConfig;
 use crate::connection::ConnectionError;
 use crate::driver::{Driver, Had, Order, Outbox};
@@ -91,6 +92,14 @@ pub enum ClientEvent {
     Receipt(Receipt),
     /// Somebody signals something, such as typing. News of now, as above.
     Signalled(Signalled),
+    /// The user deleted messages for themselves on another device. News of now, as above.
+    Hid(Hid),
+    /// The user's list of conversations is another. News of now, as above.
+    ListChanged(ListChanged),
+    /// Somebody asks to join a group of which the user is an admin. News of now, as above.
+    JoinRequested(JoinRequested),
+    /// A request of the user to join a group was decided. News of now, as above.
+    JoinAnswered(JoinAnswered),
     /// The connection is gone; the client comes back by itself.
     Disconnected {
         /// Why.
@@ -462,6 +471,37 @@ impl Client {
             Ok(Err(_)) => Err(self.closed()),
             Err(_) => Err(overdue()),
         }
+    }
+
+    /// Asks whatever the protocol knows, and waits for the answer that belongs to it: groups, changes of messages, what
+    /// services do. A request that changes something is repeated under its client id over lost connections and while the
+    /// server is busy, so that it has its effect once; its `retry` should be [`Retry::first`].
+    ///
+    /// ```no_run
+    /// # use convoke_client::Client;
+    /// # use convoke_client::protocol::{group::GroupProfile, id::UserId, request::Retry, request::groups::CreateGroup};
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let made = client
+    ///     .call(CreateGroup {
+    ///         retry: Retry::first(),
+    ///         group: None,
+    ///         unique: false,
+    ///         profile: GroupProfile { name: "The team".into(), ..GroupProfile::default() },
+    ///         members: vec![UserId::new("bob")?],
+    ///     })
+    ///     .await?;
+    /// println!("{}", made.group);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel-safety
+    /// When the future is dropped it may or may not happen, but never twice.
+    ///
+    /// # Errors
+    /// [`ClientError::outcome`] tells whether it may have happened all the same.
+    pub async fn call<A: Ask>(&self, ask: A) -> Result<A::Answer, ClientError> {
+        A::answered(self.ask(ask.into()).await?)
     }
 
     async fn ask(&self, request: Request) -> Result<Answer, ClientError> {

@@ -47,6 +47,7 @@ const FAR: Duration = Duration::from_secs(3600);
 
 /// What the handles ask of the driver.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are requests, and the queue of them is short")]
 pub(crate) enum Order {
     /// Something to ask the server.
     Request(Command),
@@ -448,7 +449,10 @@ impl Driver {
             Event::Receipt(receipt) => self.outbox.put(ClientEvent::Receipt(receipt)),
             Event::Signalled(signalled) => self.outbox.put(ClientEvent::Signalled(signalled)),
             Event::NodesChanged(changed) => self.addresses.learn(&changed.nodes),
-            Event::Hid(_) | Event::ListChanged(_) | Event::JoinRequested(_) | Event::JoinAnswered(_) => {}
+            Event::Hid(hid) => self.outbox.put(ClientEvent::Hid(hid)),
+            Event::ListChanged(changed) => self.outbox.put(ClientEvent::ListChanged(changed)),
+            Event::JoinRequested(asked) => self.outbox.put(ClientEvent::JoinRequested(asked)),
+            Event::JoinAnswered(answered) => self.outbox.put(ClientEvent::JoinAnswered(answered)),
         }
         Ok(())
     }
@@ -493,8 +497,13 @@ fn error_of(answer: &Answer) -> Option<&RequestError> {
 
 /// A frame above the server's bound would cost the connection, and with it every other request: it is not written.
 fn too_large(request: &Request, limits: &Limits) -> Option<RequestError> {
-    let Request::Send(send) = request else { return None };
-    let (bytes, max) = (send.content.body.len(), limits.max_body_bytes as usize);
+    let content = match request {
+        Request::Send(send) => &send.content,
+        Request::SendAs(send) => &send.content,
+        Request::Edit(edit) => &edit.content,
+        _ => return None,
+    };
+    let (bytes, max) = (content.body.len(), limits.max_body_bytes as usize);
     (bytes > max).then(|| {
         RequestError::not_done(
             ErrorCode::BODY_TOO_LARGE,

@@ -30,17 +30,20 @@
 //! - It repeats a send until it is answered, under one client id, so that a repetition never makes a second message.
 //! - It acknowledges in batches, beats when idle, and keeps every queue bounded.
 //!
+//! - It repeats whatever else changes something ([`Client::call`]: groups, edits, recalls, reactions) in the same way.
+//!
 //! # What an application decides
 //! - Where to begin: [`Start`]. A process that dies is given again what it had not dealt with; see [`Events::next`].
 //! - What to do with an error: [`ClientError::outcome`] tells whether it may have happened, [`ClientError::may_retry`]
 //!   whether asking again is safe.
 //!
 //! # Map
-//! [`resume`] is the pure core of the merge; [`connection`] is one connection, usable alone. The task behind a
+//! [`resume`] is the pure core of the merge; [`timeline`] shows what entries made of earlier messages; [`connection`] is one connection, usable alone. The task behind a
 //! [`Client`] joins them with the requests that await an answer and the acknowledgements to be told.
 
 mod acks;
 mod addresses;
+mod call;
 mod client;
 mod config;
 pub mod connection;
@@ -49,8 +52,10 @@ mod error;
 mod outstanding;
 mod pulse;
 pub mod resume;
+pub mod timeline;
 
 pub use addresses::Backoff;
+pub use call::Ask;
 pub use client::{Client, ClientEvent, DisconnectReason, Draft, Events, Sending, SentReceipt};
 pub use config::{ClientConfig, TokenSource};
 pub use connection::{ConnectionError, Tls};

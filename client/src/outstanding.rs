@@ -102,10 +102,8 @@ impl Outstanding {
         let attempt = entry.attempts;
         let again = |retry: Retry| Retry { attempt, age_ms, ..retry };
         let mut request = entry.command.request.clone();
-        match &mut request {
-            Request::Send(send) => send.retry = again(send.retry),
-            Request::CloseSession(close) => close.retry = again(close.retry),
-            _ => {}
+        if let Some(retry) = request.retry_mut() {
+            *retry = again(*retry);
         }
         Some((order, request))
     }

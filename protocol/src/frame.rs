@@ -9,6 +9,7 @@ use crate::event::{
     GoAway, Hid, JoinAnswered, JoinRequested, Kicked, Lagged, ListChanged, NodesChanged, Push, ReadMoved,
     Receipt, Signalled,
 };
+use crate::request::Retry;
 use crate::request::changes::{
     Delete, Deleted, Edit, Edited, Hidden, Hide, React, Reacted, Reactions, ReactionsPage, Recall, Recalled,
     RetentionSet, SendAs, SentAs, SetRetention,
@@ -205,6 +206,53 @@ frames! {
         224 "list_changed" ListChanged,
         225 "join_requested" JoinRequested,
         226 "join_answered" JoinAnswered,
+    }
+}
+
+impl Request {
+    /// What makes a repetition safe, of a request that changes something.
+    pub fn retry_mut(&mut self) -> Option<&mut Retry> {
+        match self {
+            Self::Send(ask) => Some(&mut ask.retry),
+            Self::CloseSession(ask) => Some(&mut ask.retry),
+            Self::CreateGroup(ask) => Some(&mut ask.retry),
+            Self::UpdateGroup(ask) => Some(&mut ask.retry),
+            Self::AddMembers(ask) => Some(&mut ask.retry),
+            Self::RemoveMembers(ask) => Some(&mut ask.retry),
+            Self::LeaveGroup(ask) => Some(&mut ask.retry),
+            Self::SetRole(ask) => Some(&mut ask.retry),
+            Self::TransferGroup(ask) => Some(&mut ask.retry),
+            Self::Mute(ask) => Some(&mut ask.retry),
+            Self::JoinGroup(ask) => Some(&mut ask.retry),
+            Self::DecideJoin(ask) => Some(&mut ask.retry),
+            Self::DisbandGroup(ask) => Some(&mut ask.retry),
+            Self::SetRetention(ask) => Some(&mut ask.retry),
+            Self::Read(ask) => Some(&mut ask.retry),
+            Self::MarkAllRead(ask) => Some(&mut ask.retry),
+            Self::SetConversation(ask) => Some(&mut ask.retry),
+            Self::Recall(ask) => Some(&mut ask.retry),
+            Self::Edit(ask) => Some(&mut ask.retry),
+            Self::Delete(ask) => Some(&mut ask.retry),
+            Self::React(ask) => Some(&mut ask.retry),
+            Self::Hide(ask) => Some(&mut ask.retry),
+            Self::SendAs(ask) => Some(&mut ask.retry),
+            Self::Hello(_)
+            | Self::Login(_)
+            | Self::Logout(_)
+            | Self::Heartbeat(_)
+            | Self::Pull(_)
+            | Self::Ack(_)
+            | Self::Sync(_)
+            | Self::ListSessions(_)
+            | Self::History(_)
+            | Self::GetGroup(_)
+            | Self::JoinRequests(_)
+            | Self::GroupMembers(_)
+            | Self::Signal(_)
+            | Self::Conversations(_)
+            | Self::ReadMarks(_)
+            | Self::Reactions(_) => None,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `convoke chat`: a chat in the terminal, and the same for scripts when standard input is no terminal.
 
+mod command;
 mod input;
 mod outgoing;
 mod piped;
@@ -29,6 +30,8 @@ Examples:
   convoke chat --user alice                   see every conversation, then /to somebody
   echo hello | convoke chat --user alice --to bob
   convoke chat --user alice --to bob </dev/null    print what was said
+  echo '/create team bob carol' | convoke chat --user alice --commands
+  convoke chat --user alice --group team           talk in a group
 
 With standard input that is no terminal, every line of it is sent, and every message
 (history first, then live) is printed once as CONVERSATION SEQ SENDER TEXT. In TEXT,
@@ -74,6 +77,9 @@ pub struct Args {
     /// The name of this device, [default: a new one every time]
     #[arg(long, value_name = "NAME")]
     device: Option<DeviceId>,
+    /// From standard input that is no terminal: lines that begin with / are commands, answered in lines that begin with #
+    #[arg(long)]
+    commands: bool,
     /// Connect with TLS and trust the certificate authorities in this PEM file
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -85,6 +91,8 @@ struct Chat {
     events: Events,
     user: UserId,
     target: Option<Target>,
+    /// Whether lines of a script may be commands.
+    commands: bool,
 }
 
 /// Runs it.
@@ -137,7 +145,7 @@ async fn begin(args: &Args, interactive: bool) -> anyhow::Result<Chat> {
         }
     };
     ensure!(user == args.user, "the token is {user}'s, not {}'s", args.user);
-    Ok(Chat { client, events, user, target })
+    Ok(Chat { client, events, user, target, commands: args.commands })
 }
 
 fn addresses(args: &Args) -> Vec<String> {

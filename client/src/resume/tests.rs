@@ -32,6 +32,7 @@ fn message(n: u8, seq: u64) -> Message {
         content: Content::text(format!("{n}/{seq}")),
         reply_to: None,
         previous: None,
+        target: None,
         edited_at: None,
         recalled_at: None,
         deleted_at: None,

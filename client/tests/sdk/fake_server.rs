@@ -203,6 +203,7 @@ impl State {
             content,
             reply_to: None,
             previous: None,
+            target: None,
             edited_at: None,
             recalled_at: None,
             deleted_at: None,

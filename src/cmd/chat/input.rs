@@ -3,6 +3,8 @@
 use convoke_protocol::id::{GroupId, UserId};
 use convoke_protocol::request::messages::Target;
 
+use super::command::Command;
+
 /// What `/help` says.
 pub(super) const HELP: &str = "\
 /to USER       talk with somebody (yourself for notes)
@@ -26,6 +28,7 @@ pub(super) enum Input {
     Sessions,
     List,
     Read,
+    Command(Command),
     Help,
     Quit,
     Wrong(String),
@@ -58,7 +61,11 @@ impl Input {
             "read" => Self::Read,
             "help" => Self::Help,
             "quit" | "q" => Self::Quit,
-            _ => wrong(&format_args!("there is no /{name}")),
+            _ => match Command::parse(name, argument) {
+                Ok(Some(command)) => Self::Command(command),
+                Ok(None) => wrong(&format_args!("there is no /{name}")),
+                Err(why) => wrong(&why),
+            },
         }
     }
 }
@@ -85,10 +92,11 @@ mod tests {
             ("/read", Input::Read),
             ("/help", Input::Help),
             ("/quit", Input::Quit),
+            ("/leave", Input::Command(Command::Leave)),
         ] {
             assert_eq!(Input::parse(line), input, "{line:?}");
         }
-        for line in ["/to", "/to a b", "/group a:b", "/history 0", "/history x", "/dance"] {
+        for line in ["/to", "/to a b", "/group a:b", "/history 0", "/history x", "/dance", "/edit 7"] {
             assert!(matches!(Input::parse(line), Input::Wrong(_)), "{line:?}");
         }
     }

@@ -10,6 +10,7 @@ use convoke_protocol::id::{ConversationId, Seq};
 use convoke_protocol::message::Content;
 use tokio::sync::mpsc;
 
+use super::input::Input;
 use super::outgoing::Outgoing;
 use super::{Chat, text};
 
@@ -113,7 +114,7 @@ impl<W: Write> Piped<W> {
                 },
                 receipt = self.outgoing.receipt(&self.chat.client), if !settled => self.receipt(receipt),
                 line = lines.recv(), if !ended && self.outgoing.len() < MAX_WAITING => match line {
-                    Some(line) => self.say(line.context("standard input")?)?,
+                    Some(line) => self.line(line.context("standard input")?).await?,
                     None => ended = true,
                 },
                 () = tokio::time::sleep(PATIENCE), if ended && settled => {
@@ -123,6 +124,41 @@ impl<W: Write> Piped<W> {
             }
         }
         Ok(if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    /// Says a line, or carries out a command if lines may be some.
+    async fn line(&mut self, line: String) -> anyhow::Result<()> {
+        if !self.chat.commands || !line.starts_with('/') {
+            return self.say(line);
+        }
+        match Input::parse(&line) {
+            Input::Say(words) => self.say(words),
+            Input::Command(command) => {
+                // In the order of the lines: what was said before is there when the command is.
+                while !self.outgoing.is_empty() {
+                    let receipt = self.outgoing.receipt(&self.chat.client).await;
+                    self.receipt(receipt);
+                }
+                match command.carry_out(&self.chat.client, self.only.as_ref()).await {
+                    Ok(told) => {
+                        for line in told {
+                            writeln!(self.out, "# {line}").context("standard output")?;
+                        }
+                        Ok(self.out.flush().context("standard output")?)
+                    }
+                    Err(failure) => {
+                        self.failed = true;
+                        eprintln!("convoke chat: {line}: {failure}");
+                        Ok(())
+                    }
+                }
+            }
+            _ => {
+                self.failed = true;
+                eprintln!("convoke chat: {line}: no command for scripts");
+                Ok(())
+            }
+        }
     }
 
     fn say(&mut self, line: String) -> anyhow::Result<()> {
@@ -160,7 +196,13 @@ impl<W: Write> Piped<W> {
             ClientEvent::Skipped { conversation, from, to } => {
                 eprintln!("convoke chat: {conversation}: {from} to {to} are no longer to be had");
             }
-            ClientEvent::ReadMoved(_) | ClientEvent::Receipt(_) | ClientEvent::Signalled(_) => {}
+            ClientEvent::ReadMoved(_)
+            | ClientEvent::Receipt(_)
+            | ClientEvent::Signalled(_)
+            | ClientEvent::Hid(_)
+            | ClientEvent::ListChanged(_)
+            | ClientEvent::JoinRequested(_)
+            | ClientEvent::JoinAnswered(_) => {}
             ClientEvent::CaughtUp => self.caught_up = true,
             ClientEvent::Disconnected { reason } => eprintln!("convoke chat: {reason}; reconnecting…"),
             ClientEvent::Connected { node, .. } => eprintln!("convoke chat: connected to {node} again"),

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use self::reading::{Keys, Others};
 use super::Chat;
+use super::command::Command;
 use super::input::{HELP, Input};
 use super::outgoing::Outgoing;
 use super::text::{self, Style};
@@ -272,7 +273,8 @@ impl Talk {
         match Input::parse(line) {
             Input::Nothing => {}
             Input::Quit => return true,
-            Input::Help => self.screen.show(HELP.to_owned()),
+            Input::Help => self.screen.show(format!("{HELP}\n{}", super::command::HELP)),
+            Input::Command(command) => self.carry_out(command).await,
             Input::Wrong(why) => self.failure(&why),
             Input::Open(target) => self.open(target).await,
             Input::Say(words) => self.say(words),
@@ -282,6 +284,14 @@ impl Talk {
             Input::Read => self.read_all().await,
         }
         false
+    }
+
+    async fn carry_out(&mut self, command: Command) {
+        let open = self.chat.conversation();
+        match command.carry_out(&self.chat.client, open.as_ref()).await {
+            Ok(lines) => lines.iter().for_each(|line| self.notice(line)),
+            Err(failure) => self.failure(&failure.to_string()),
+        }
     }
 
     fn say(&mut self, words: String) {
@@ -391,6 +401,15 @@ impl Talk {
             ClientEvent::ReadMoved(moved) => self.read_elsewhere(&moved),
             ClientEvent::Receipt(receipt) => self.seen(&receipt),
             ClientEvent::Signalled(signalled) => self.signalled(&signalled),
+            ClientEvent::JoinRequested(asked) => {
+                let (user, group) = (asked.user, asked.group);
+                self.notice(&format!("{user} asks to join {group}: /group {group}, then /accept {user}"));
+            }
+            ClientEvent::JoinAnswered(answer) => {
+                let what = if answer.accepted { "you are a member of" } else { "you were not let into" };
+                self.notice(&format!("{what} {}", answer.group));
+            }
+            ClientEvent::Hid(_) | ClientEvent::ListChanged(_) => {}
             ClientEvent::Disconnected { reason } => {
                 self.down = true;
                 self.notice(&format!("{reason}; reconnecting…"));

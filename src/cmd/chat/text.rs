@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
-use convoke_protocol::id::{ConversationId, ConversationKind, Timestamp, UserId};
+use convoke_protocol::group::{GroupChanged, MemberChange, MemberEvent, MembersChanged};
+use convoke_protocol::id::{ConversationId, ConversationKind, Seq, Timestamp, UserId};
 use convoke_protocol::message::{Message, MessageKind};
+use convoke_protocol::request::changes::ReactionChanged;
 use convoke_protocol::request::conversations::ListedConversation;
 
 const DAY_S: u64 = 86_400;
@@ -29,15 +31,66 @@ fn shown(message: &Message) -> Cow<'_, str> {
     if message.recalled_at.is_some() || message.deleted_at.is_some() {
         return "[taken back]".into();
     }
-    match content.as_text() {
-        Some(text) if content.content_type.is_text() && message.kind == MessageKind::USER => text.into(),
-        Some(text) if content.content_type.is_text() => format!("[{}] {text}", message.kind).into(),
+    let target = message.target.unwrap_or(Seq::ZERO);
+    match (message.kind, content.as_text()) {
+        (MessageKind::USER, Some(text)) if content.content_type.is_text() => {
+            let reactions = message.reactions.iter().map(|one| format!(" [{} {}]", one.kind, one.count));
+            let reactions: String = reactions.collect();
+            let edited = if message.edited_at.is_some() { " [edited]" } else { "" };
+            if reactions.is_empty() && edited.is_empty() {
+                return text.into();
+            }
+            format!("{text}{edited}{reactions}").into()
+        }
+        (MessageKind::RECALL, _) => format!("[takes {target} back]").into(),
+        (MessageKind::DELETE, _) => format!("[deletes {target}]").into(),
+        (MessageKind::EDIT, Some("")) => format!("[edits {target}]").into(),
+        (MessageKind::EDIT, Some(text)) if content.content_type.is_text() => {
+            format!("[edits {target}] {text}").into()
+        }
+        (MessageKind::REACTION | MessageKind::MEMBERS | MessageKind::GROUP, Some(text)) => {
+            told(message.kind, target, text).unwrap_or_else(|| format!("[{}]", message.kind)).into()
+        }
+        (kind, Some(text)) if content.content_type.is_text() => format!("[{kind}] {text}").into(),
         _ => format!("[{}, {} bytes]", content.content_type.as_str(), content.body.len()).into(),
     }
 }
 
+/// What an entry with a JSON body tells.
+fn told(kind: MessageKind, target: Seq, body: &str) -> Option<String> {
+    let changes = |changes: &[MemberChange]| {
+        let one = |change: &MemberChange| match change.event {
+            MemberEvent::ROLE => format!("{} is {}", change.member.user, change.member.role),
+            MemberEvent::MUTED if change.member.muted_until.is_none() => {
+                format!("{} may speak", change.member.user)
+            }
+            event => format!("{} {event}", change.member.user),
+        };
+        changes.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    Some(match kind {
+        MessageKind::REACTION => {
+            let change: ReactionChanged = serde_json::from_str(body).ok()?;
+            let what = if change.given { "gives" } else { "takes back" };
+            format!("[{what} {} to {target}, {} now]", change.kind, change.count)
+        }
+        MessageKind::MEMBERS => {
+            let changed: MembersChanged = serde_json::from_str(body).ok()?;
+            format!("[{}]", changes(&changed.changes))
+        }
+        _ => {
+            let changed: GroupChanged = serde_json::from_str(body).ok()?;
+            let name = &changed.group.profile.name;
+            match changed.changes.as_slice() {
+                [] => format!("[group {} {}]", name, changed.event),
+                members => format!("[group {} {}: {}]", name, changed.event, changes(members)),
+            }
+        }
+    })
+}
+
 /// Escapes whatever could break the line, or steer a terminal; reversible, since the backslash is escaped too.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -86,12 +139,15 @@ impl Style {
     /// A conversation of a list.
     pub(super) fn listed(self, own: &UserId, one: &ListedConversation) -> String {
         let label = one.label.as_deref().map(one_line);
-        let name = self.paint(BOLD, &label.unwrap_or_else(|| name(own, &one.conversation)));
+        let group = one.group.as_ref().map(|group| one_line(&group.name)).filter(|name| !name.is_empty());
+        let name = label.or(group).unwrap_or_else(|| name(own, &one.conversation));
+        let name = self.paint(BOLD, &name);
         let unread = match one.unread {
             0 => String::new(),
             unread => self.paint("32", &format!(" {unread} unread")),
         };
-        let marks = [(one.pinned, " [pinned]"), (one.muted, " [muted]")];
+        let ended = one.group.as_ref().is_some_and(|group| group.ended);
+        let marks = [(one.pinned, " [pinned]"), (one.muted, " [muted]"), (ended, " [ended]")];
         let marks: String = marks.iter().filter_map(|(set, text)| set.then_some(*text)).collect();
         let last = one.last.as_ref().map_or(String::new(), |message| {
             let words: String = one_line(&shown(message)).chars().take(LISTED_CHARS).collect();
@@ -107,7 +163,7 @@ impl Style {
         own: &UserId,
         message: &Message,
     ) -> String {
-        let time = self.paint(DIM, &clock(message.time));
+        let time = self.paint(DIM, &format!("{} #{}", clock(message.time), message.seq));
         let code = if message.sender == *own { BOLD } else { colour(&message.sender) };
         let sender = self.paint(code, message.sender.as_str());
         let place = conversation.map(|id| self.paint(DIM, &format!("[{id}] "))).unwrap_or_default();
@@ -190,7 +246,29 @@ mod tests {
     use super::*;
 
     fn saying(text: &str) -> Message {
-        Message { content: Content::text(text), ..sample::message() }
+        Message { content: Content::text(text), reactions: Vec::new(), ..sample::message() }
+    }
+
+    #[test]
+    fn entries_say_what_they_do() {
+        let conversation = ConversationId::new("g:team").expect("valid");
+        let entry = |kind, content: &str| Message { kind, target: Some(Seq(3)), ..saying(content) };
+        let json = |kind, content: String| entry(kind, &content);
+        let reaction = ReactionChanged { kind: "👍".into(), given: true, count: 2 };
+        let reaction = serde_json::to_string(&reaction).expect("JSON");
+        for (message, shown) in [
+            (entry(MessageKind::EDIT, "new"), "[edits 3] new"),
+            (entry(MessageKind::EDIT, ""), "[edits 3]"),
+            (entry(MessageKind::RECALL, ""), "[takes 3 back]"),
+            (entry(MessageKind::DELETE, ""), "[deletes 3]"),
+            (json(MessageKind::REACTION, reaction), "[gives 👍 to 3, 2 now]"),
+            (entry(MessageKind::SYSTEM, "at ten"), "[system] at ten"),
+            (entry(MessageKind::MEMBERS, "no JSON"), "[members]"),
+            (Message { edited_at: Some(Timestamp(1)), ..saying("a") }, "a [edited]"),
+            (Message { reactions: sample::message().reactions, ..saying("a") }, "a [👍 2]"),
+        ] {
+            assert_eq!(plain_line(&conversation, &message), format!("g:team 7 alice {shown}"));
+        }
     }
 
     #[test]
@@ -218,7 +296,7 @@ mod tests {
         let style = Style { colours: false };
         let bob = UserId::new("bob").expect("valid");
         let line = style.message(None, &bob, &saying("a\x1b]0;title\x07\nb\\c"));
-        assert_eq!(line, "12:00 alice a\\u{1b}]0;title\\u{7}\n      b\\c");
+        assert_eq!(line, "12:00 #7 alice a\\u{1b}]0;title\\u{7}\n      b\\c");
     }
 
     #[test]
