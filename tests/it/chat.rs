@@ -1,7 +1,7 @@
 //! `convoke chat` between pipes, as a script uses it.
 
 use crate::harness::client::conversation;
-use crate::harness::command::Talking;
+use crate::harness::command::{Talking, convoke, run};
 use crate::harness::{Setup, TestClient, TestNode, eventually, finished};
 use convoke_protocol::framing::Framing;
 
@@ -155,4 +155,44 @@ async fn where_nobody_is_it_waits_a_while_and_says_so() {
     node.start_again().await;
     all_print(&[&early], &[line(1, "alice", "is anybody there?")]).await;
     early.finish().await.good();
+}
+
+#[tokio::test]
+async fn a_script_makes_a_group_and_changes_what_it_said() {
+    let node = TestNode::start().await;
+    let (data, tcp) = (node.data().to_str().unwrap().to_owned(), node.addresses().tcp.to_string());
+    let piped = async |more: &[&str], input: &str| {
+        let mut command = convoke();
+        command.args(["chat", "--user", "alice", "--data", &data, "--tcp", &tcp, "--commands"]).args(more);
+        run(command, input.as_bytes().to_vec()).await
+    };
+    let made = piped(&[], "/create team bob\n").await.good();
+    // Its first entry may or may not come before the end.
+    assert!(made.starts_with("# made g:team; /group team opens it\n"), "{made}");
+    let script = "helo\n/edit 2 hello\n/react 2 x\noops\n/recall 5\n/react 2 x\n//not a command\n/members\n/role bob admin\n/reactions 2 x\nbye\n";
+    let said = piped(&["--group", "team"], script).await.good();
+    let lines: Vec<_> = said.lines().collect();
+    // Answers come as they are given; what was said comes in the order of its numbers.
+    let told: Vec<_> = lines.iter().filter(|line| line.starts_with('#')).copied().collect();
+    assert_eq!(told, ["# there was nothing to change", "# alice (owner)", "# bob (member)", "# alice"]);
+    let entries: Vec<_> = lines.iter().filter(|line| !line.starts_with('#')).copied().collect();
+    let expected = [
+        "g:team 1 alice [group team created: alice added, bob added]",
+        "g:team 2 alice helo",
+        "g:team 3 alice [edits 2] hello",
+        "g:team 4 alice [gives x to 2, 1 now]",
+        "g:team 5 alice oops",
+        "g:team 6 alice [takes 5 back]",
+        "g:team 7 alice /not a command",
+        "g:team 8 alice [bob is admin]",
+        "g:team 9 alice bye",
+    ];
+    assert_eq!(entries, expected);
+    let again = piped(&["--group", "team"], "").await.good();
+    assert!(again.contains("g:team 2 alice hello [edited] [x 1]\n"), "{again}");
+    assert!(again.contains("g:team 5 alice [taken back]\n"), "{again}");
+    let wrong = piped(&["--group", "team"], "/recall 99\n").await;
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("not_found"), "{wrong:?}");
+    let wrong = piped(&["--group", "absent"], "hello\n").await;
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("not_found"), "{wrong:?}");
 }

@@ -1,8 +1,8 @@
 //! Real `convoke` processes, driven over TCP and WebSocket: one file per promise.
 //!
 //! Each test starts its own node on free ports and a temporary directory, so all run at the same time. Nothing here
-//! uses the client crate: what is tested is the server as any client meets it. Nothing sleeps for a fixed time: a test
-//! waits for a condition, and fails when it does not come within [`harness::PATIENCE`].
+//! but `sdk` uses the client crate: what is tested is the server as any client meets it. Nothing sleeps for a fixed time:
+//! a test waits for a condition, and fails when it does not come within [`harness::PATIENCE`].
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed unwrap is a failed test")]
 
 #[macro_use]
@@ -17,6 +17,7 @@ mod groups;
 mod hostile;
 mod retention;
 mod retry;
+mod sdk;
 mod service;
 mod sessions;
 mod start;
