@@ -31,7 +31,7 @@ use futures_util::future::BoxFuture;
 pub use change::{Change, Projection, ReactionRow};
 pub use groups::{GroupRow, GroupStore, JoinRequestRow, Left, MemberRow};
 pub use hidden::{HiddenRows, HiddenStore};
-pub use reactions::ReactionStore;
+pub use reactions::{ReactionCounts, ReactionStore};
 pub use read_marks::{MarkKey, ReadMark, ReadMarkStore, RowsAbove};
 pub use retention::{LogStart, RetentionStore};
 pub use row::{Entry, Epoch, LogRow, WriteStamp};

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Failure> {
         return Err("usage: team ADDRESS TOKEN-OF-ALICE TOKEN-OF-BOB".into());
     };
     for line in talk(&address, &alice, &bob).await? {
-        println!("{line}");
+        eprintln!("{line}");
     }
     Ok(())
 }

@@ -163,7 +163,7 @@ mod tests {
                 MessageKind::RECALL => self.at(Seq(target)).recalled_at = time,
                 MessageKind::DELETE => self.at(Seq(target)).deleted_at = time,
                 _ => {
-                    let name = if what % 2 == 0 { "x" } else { "y" };
+                    let name = if what.is_multiple_of(2) { "x" } else { "y" };
                     let given = row.reactions.iter().all(|one| one.kind != name);
                     let change = ReactionChanged { kind: name.into(), given, count: u32::from(given) };
                     content = Content {

@@ -148,10 +148,10 @@ impl Request {
 
 enum Message {
     Request(Request),
-    Recovered(Result<Beginning, RecoveryFailed>),
+    Recovered(Result<Box<Beginning>, RecoveryFailed>),
     Written(Result<(), AppendError>),
     Loaded(Result<Targets, String>),
-    Projected(Result<(), AppendError>),
+    Projected(bool),
     Hinted(bool),
     Trimmed(Option<LogStart>),
     Wake,
@@ -343,7 +343,7 @@ impl Actor for ConversationActor {
             if after_crash {
                 settle(&surroundings.stores, &conversation).await;
             }
-            let recovered = recover(&surroundings, conversation, &stamps, stamp).await;
+            let recovered = recover(&surroundings, conversation, &stamps, stamp).await.map(Box::new);
             // An activation that ended meanwhile does not need it.
             let _ = myself.cast(Message::Recovered(recovered));
         });
@@ -358,7 +358,7 @@ impl Actor for ConversationActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Request(request) => state.request(request),
-            Message::Recovered(Ok(beginning)) => state.begin(beginning),
+            Message::Recovered(Ok(beginning)) => state.begin(*beginning),
             Message::Recovered(Err(failed)) => state.give_up(&myself, &failed),
             Message::Written(outcome) => {
                 state.serving(|serving, activation| serving.written(activation, outcome));
@@ -366,8 +366,8 @@ impl Actor for ConversationActor {
             Message::Loaded(targets) => {
                 state.serving(|serving, activation| serving.loaded(activation, targets));
             }
-            Message::Projected(outcome) => {
-                state.serving(|serving, activation| serving.projected(activation, outcome));
+            Message::Projected(stored) => {
+                state.serving(|serving, activation| serving.projected(activation, stored));
             }
             Message::Hinted(kept) => state.serving(|serving, activation| serving.hinted(activation, kept)),
             Message::Trimmed(start) => state.serving(|serving, _| serving.trimmed(start)),

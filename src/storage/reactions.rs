@@ -6,6 +6,9 @@ use futures_util::future::BoxFuture;
 
 use super::ReadError;
 
+/// Messages with their counts, one for each kind.
+pub type ReactionCounts = Vec<(Seq, Vec<ReactionCount>)>;
+
 /// Who reacted to what.
 pub trait ReactionStore: Send + Sync + 'static {
     /// The counts of the messages in `from..=to` that have any, by seq; the kinds by name (bytes), none with count 0.
@@ -14,7 +17,7 @@ pub trait ReactionStore: Send + Sync + 'static {
         conversation: &'a ConversationId,
         from: Seq,
         to: Seq,
-    ) -> BoxFuture<'a, Result<Vec<(Seq, Vec<ReactionCount>)>, ReadError>>;
+    ) -> BoxFuture<'a, Result<ReactionCounts, ReadError>>;
 
     /// For each (message, kind) whether the user gives it, in the order asked.
     fn gives_reactions<'a>(

@@ -227,25 +227,32 @@ async fn hiding_is_for_oneself_on_all_devices() {
     }
 }
 
+/// A message as its entries made it.
+#[derive(Default)]
+struct Replayed {
+    body: Vec<u8>,
+    gone: bool,
+    reactions: BTreeMap<String, u32>,
+}
+
 /// What a client makes of the entries, one after the other.
-fn replay(entries: &[Message]) -> BTreeMap<Seq, (Vec<u8>, bool, bool, bool, BTreeMap<String, u32>)> {
+fn replay(entries: &[Message]) -> BTreeMap<Seq, Replayed> {
     let mut shown = BTreeMap::new();
     for entry in entries {
-        let plain = (entry.content.body.to_vec(), false, false, false, BTreeMap::new());
+        let plain = Replayed { body: entry.content.body.to_vec(), ..Replayed::default() };
         let Some(target) = entry.target else {
             shown.insert(entry.seq, plain);
             continue;
         };
-        let at = shown.get_mut(&target).unwrap();
+        let at: &mut Replayed = shown.get_mut(&target).unwrap();
         match entry.kind {
-            MessageKind::EDIT => (at.0, at.1) = (entry.content.body.to_vec(), true),
-            MessageKind::RECALL => (at.0, at.2) = (Vec::new(), true),
-            MessageKind::DELETE => (at.0, at.3) = (Vec::new(), true),
+            MessageKind::EDIT => at.body = entry.content.body.to_vec(),
+            MessageKind::RECALL | MessageKind::DELETE => at.gone = true,
             MessageKind::REACTION => {
                 let body: ReactionChanged = serde_json::from_slice(&entry.content.body).unwrap();
                 match body.count {
-                    0 => drop(at.4.remove(&body.kind)),
-                    count => drop(at.4.insert(body.kind, count)),
+                    0 => drop(at.reactions.remove(&body.kind)),
+                    count => drop(at.reactions.insert(body.kind, count)),
                 }
             }
             other => panic!("{other}"),
@@ -337,8 +344,8 @@ async fn random_changes_and_crashes_leave_what_the_entries_say() {
         let reactions: BTreeMap<_, _> =
             message.reactions.iter().map(|one| (one.kind.clone(), one.count)).collect();
         let gone = message.recalled_at.is_some() || message.deleted_at.is_some();
-        assert_eq!(gone, expected.2 || expected.3, "{}", message.seq);
-        assert_eq!(reactions, expected.4, "{}", message.seq);
+        assert_eq!(gone, expected.gone, "{}", message.seq);
+        assert_eq!(reactions, expected.reactions, "{}", message.seq);
         // An edit that was pushed only to those who were away may be outdated in the log: then a later entry says so.
         if gone {
             assert_eq!(text(message), "");
@@ -346,7 +353,7 @@ async fn random_changes_and_crashes_leave_what_the_entries_say() {
             .iter()
             .all(|entry| entry.target != Some(message.seq) || !entry.content.body.is_empty())
         {
-            assert_eq!(text(message).as_bytes(), expected.0, "{}", message.seq);
+            assert_eq!(text(message).as_bytes(), expected.body, "{}", message.seq);
         }
     }
     node.stop().await;

@@ -2,7 +2,7 @@
 
 use crate::harness::{TestNode, in_time};
 
-#[allow(dead_code, unreachable_pub, reason = "it is a program of its own")]
+#[allow(dead_code, unreachable_pub, clippy::print_stdout, reason = "it is a program of its own")]
 #[path = "../../client/examples/team.rs"]
 mod team;
 

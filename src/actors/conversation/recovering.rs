@@ -150,7 +150,7 @@ async fn until_written(
         match outcome.await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => {
-                tracing::warn!(%conversation, %error, "what was adopted is not written again yet")
+                tracing::warn!(%conversation, %error, "what was adopted is not written again yet");
             }
             Err(_) => return Err(RecoveryFailed::Stopped),
         }

@@ -215,9 +215,9 @@ impl Serving {
         self.perform(activation, effects);
     }
 
-    pub(super) fn projected(&mut self, activation: &Activation, outcome: Result<(), AppendError>) {
+    pub(super) fn projected(&mut self, activation: &Activation, stored: bool) {
         let mut effects = Vec::new();
-        self.core.projected(outcome, activation.surroundings.clock.now(), &mut effects);
+        self.core.projected(stored, activation.surroundings.clock.now(), &mut effects);
         self.perform(activation, effects);
     }
 
@@ -320,7 +320,8 @@ impl Serving {
 
     fn project(&self, activation: &Activation, projection: &Projection) {
         let actor = self.handle.actor.clone();
-        let done = move |outcome| drop(actor.cast(Message::Projected(outcome)));
+        let done =
+            move |outcome: Result<(), AppendError>| drop(actor.cast(Message::Projected(outcome.is_ok())));
         activation.surroundings.stores.log.project(projection.clone(), Box::new(done));
     }
 

@@ -395,7 +395,7 @@ impl World {
             self.store(&projection);
         }
         let mut effects = Vec::new();
-        self.core.projected(outcome(fate), self.now, &mut effects);
+        self.core.projected(outcome(fate).is_ok(), self.now, &mut effects);
         self.perform(effects);
     }
 

@@ -15,7 +15,7 @@ use super::database::{Rows, read_error};
 use super::groups::{decode, encode};
 use super::keys;
 use super::queue::{Small, SmallRow};
-use crate::storage::{ReactionRow, ReactionStore, ReadError};
+use crate::storage::{ReactionCounts, ReactionRow, ReactionStore, ReadError};
 
 const COUNT: u8 = b'c';
 const GIVER: u8 = b'g';
@@ -80,8 +80,8 @@ impl Rows {
         conversation: &ConversationId,
         from: Seq,
         to: Seq,
-    ) -> Result<Vec<(Seq, Vec<ReactionCount>)>, ReadError> {
-        let mut found: Vec<(Seq, Vec<ReactionCount>)> = Vec::new();
+    ) -> Result<ReactionCounts, ReadError> {
+        let mut found = ReactionCounts::new();
         if from > to {
             return Ok(found);
         }
@@ -147,7 +147,7 @@ impl ReactionStore for EmbeddedStore {
         conversation: &'a ConversationId,
         from: Seq,
         to: Seq,
-    ) -> BoxFuture<'a, Result<Vec<(Seq, Vec<ReactionCount>)>, ReadError>> {
+    ) -> BoxFuture<'a, Result<ReactionCounts, ReadError>> {
         let conversation = conversation.clone();
         self.reading(move |rows| rows.reaction_counts(&conversation, from, to)).boxed()
     }

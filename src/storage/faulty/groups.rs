@@ -1,14 +1,13 @@
 //! Groups, reactions, what is hidden, and rules of retention that fail on purpose.
 
 use convoke_protocol::id::{ClientId, ConversationId, GroupId, Seq, UserId};
-use convoke_protocol::message::ReactionCount;
 use convoke_protocol::request::changes::Retention;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::FaultyStore;
 use crate::storage::{
-    GroupRow, GroupStore, HiddenRows, HiddenStore, JoinRequestRow, MemberRow, ReactionStore, ReadError,
-    RetentionStore, WriteError,
+    GroupRow, GroupStore, HiddenRows, HiddenStore, JoinRequestRow, MemberRow, ReactionCounts, ReactionStore,
+    ReadError, RetentionStore, WriteError,
 };
 
 macro_rules! passed_on {
@@ -43,7 +42,7 @@ impl GroupStore for FaultyStore {
 impl ReactionStore for FaultyStore {
     passed_on! { read_fails, reactions;
         fn reaction_counts(conversation: &'a ConversationId, from: Seq, to: Seq)
-            -> Result<Vec<(Seq, Vec<ReactionCount>)>, ReadError>;
+            -> Result<ReactionCounts, ReadError>;
         fn gives_reactions(conversation: &'a ConversationId, user: &'a UserId, of: &'a [(Seq, String)])
             -> Result<Vec<bool>, ReadError>;
         fn reactors(conversation: &'a ConversationId, seq: Seq, kind: &'a str, after: Option<&'a UserId>, limit: usize)

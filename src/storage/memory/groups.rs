@@ -11,7 +11,7 @@ use futures_util::future::{self, BoxFuture, FutureExt};
 use super::MemoryStore;
 use crate::storage::{
     GroupRow, GroupStore, HiddenRows, HiddenStore, JoinRequestRow, LogStart, MemberRow, Projection,
-    ReactionRow, ReactionStore, ReadError, RetentionStore, WriteError, WriteStamp,
+    ReactionCounts, ReactionRow, ReactionStore, ReadError, RetentionStore, WriteError, WriteStamp,
 };
 
 /// A value and the stamp it was written with.
@@ -195,9 +195,9 @@ impl ReactionStore for MemoryStore {
         conversation: &'a ConversationId,
         from: Seq,
         to: Seq,
-    ) -> BoxFuture<'a, Result<Vec<(Seq, Vec<ReactionCount>)>, ReadError>> {
+    ) -> BoxFuture<'a, Result<ReactionCounts, ReadError>> {
         let state = self.state.lock();
-        let mut found: Vec<(Seq, Vec<ReactionCount>)> = Vec::new();
+        let mut found = ReactionCounts::new();
         let kept = state.projected.reactions.get(conversation).filter(|_| from <= to);
         let range = kept.map(|kept| kept.counts.range((from, String::new())..(to.next(), String::new())));
         for ((seq, kind), Stamped(_, count)) in range.into_iter().flatten().filter(|(_, kept)| kept.1 > 0) {

@@ -62,10 +62,10 @@ impl<R> ConversationCore<R> {
         }
     }
 
-    /// Takes the outcome of the projection in flight. What it writes is committed: it is repeated until it is there.
-    pub fn projected(&mut self, outcome: Result<(), AppendError>, now: Now, effects: &mut Vec<Effect<R>>) {
+    /// The projection in flight is durable, or may not be. What it writes is committed: it is repeated until it is there.
+    pub fn projected(&mut self, stored: bool, now: Now, effects: &mut Vec<Effect<R>>) {
         let Some(projecting) = &mut self.projecting else { return };
-        if outcome.is_ok() {
+        if stored {
             projecting.pausing = None;
             if self.commit.durable() {
                 effects.push(Effect::Confirm);

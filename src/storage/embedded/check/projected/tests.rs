@@ -90,13 +90,33 @@ fn write(rows: &Rows, team: &ConversationId, row: &LogRow) {
     rows.messages.insert(keys::message(team, row.seq), value).expect("written");
 }
 
+type Break<'a> = Box<dyn Fn(&Rows) + 'a>;
+type Which = fn(&Rows) -> &fjall::Keyspace;
+
+fn small<'a>(keyspace: Which, key: Vec<u8>, value: Vec<u8>) -> Break<'a> {
+    Box::new(move |rows| keyspace(rows).insert(key.clone(), value.clone()).expect("written"))
+}
+
+/// Rows that nobody can read.
+fn nonsense<'a>(team: &ConversationId, group: &GroupId) -> Vec<(&'static [Rule], Break<'a>)> {
+    let bob = groups::key(group, groups::MEMBER, "bob").to_vec();
+    let retention = logs::key(logs::RETENTION, team).to_vec();
+    let rows: [(Which, Vec<u8>); 6] = [
+        (|rows| &rows.logs, b"nonsense".to_vec()),
+        (|rows| &rows.groups, b"nonsense".to_vec()),
+        (|rows| &rows.reactions, b"nonsense".to_vec()),
+        (|rows| &rows.hidden, b"nonsense".to_vec()),
+        (|rows| &rows.groups, bob),
+        (|rows| &rows.logs, retention),
+    ];
+    rows.into_iter()
+        .map(|(keyspace, key)| (&[Rule::Readable][..], small(keyspace, key, b"x".to_vec())))
+        .collect()
+}
+
 #[tokio::test]
 async fn every_damage_of_what_entries_change_is_found() {
     let (team, group) = (conversation("team"), GroupId::new("team").expect("valid"));
-    type Break<'a> = Box<dyn Fn(&Rows) + 'a>;
-    let small = |keyspace: fn(&Rows) -> &fjall::Keyspace, key: Vec<u8>, value: Vec<u8>| -> Break<'_> {
-        Box::new(move |rows| keyspace(rows).insert(key.clone(), value.clone()).expect("written"))
-    };
     let hint = |base: u64, id: u128| {
         let id = convoke_protocol::id::MessageId(uuid::Uuid::from_u128(id));
         encode(&(Seq(base), id)).to_vec()
@@ -170,19 +190,8 @@ async fn every_damage_of_what_entries_change_is_found() {
                 encode(&()).to_vec(),
             ),
         ),
-        (&[Rule::Readable], small(|rows| &rows.logs, b"nonsense".to_vec(), b"x".to_vec())),
-        (&[Rule::Readable], small(|rows| &rows.groups, b"nonsense".to_vec(), b"x".to_vec())),
-        (
-            &[Rule::Readable],
-            small(|rows| &rows.groups, groups::key(&group, groups::MEMBER, "bob").to_vec(), b"x".to_vec()),
-        ),
-        (&[Rule::Readable], small(|rows| &rows.reactions, b"nonsense".to_vec(), b"x".to_vec())),
-        (&[Rule::Readable], small(|rows| &rows.hidden, b"nonsense".to_vec(), b"x".to_vec())),
-        (
-            &[Rule::Readable],
-            small(|rows| &rows.logs, logs::key(logs::RETENTION, &team).to_vec(), b"x".to_vec()),
-        ),
     ];
+    let cases: Vec<_> = cases.into_iter().chain(nonsense(&team, &group)).collect();
     let report = check(good_store().await.path()).expect("opens");
     assert!(report.is_good(), "{report}");
     assert_eq!((report.groups, report.members, report.reactions), (1, 1, 2));
