@@ -282,3 +282,8 @@ pub fn events() -> Vec<Event> {
         JoinAnswered { group: groups::team(), accepted: true }.into(),
     ]
 }
+
+/// The bodies of entries that are JSON in both codecs, by the kind of the entry.
+pub fn entry_bodies() -> Vec<(MessageKind, String)> {
+    groups::entry_bodies().into_iter().chain(changes::entry_bodies()).collect()
+}

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use convoke_protocol::error_code::{ErrorCode, Outcome};
 use convoke_protocol::frame::{Answer, Event, Request};
+use convoke_protocol::group::{
+    AddPolicy, GroupEvent, GroupRole, HistoryForNewMembers, JoinPolicy, MemberEvent,
+};
 use convoke_protocol::message::{MessageKind, Priority};
 use convoke_protocol::request::session::DeviceClass;
 use serde_json::Value;
@@ -82,6 +85,19 @@ fn every_field_is_described_in_the_section_of_its_frame() {
 }
 
 #[test]
+fn every_member_of_an_entry_body_is_described() {
+    for (kind, body) in convoke_protocol::sample::entry_bodies() {
+        let row = format!("| `{kind}` | ");
+        assert!(DOCUMENT.lines().any(|line| line.starts_with(&row)), "no row {row}");
+        let mut nested = BTreeSet::new();
+        members(&serde_json::from_str(&body).expect("a body is JSON"), &mut nested);
+        for field in nested {
+            assert!(DOCUMENT.contains(&format!("`{field}`")), "{field}, within {kind}, is not described");
+        }
+    }
+}
+
+#[test]
 fn every_error_is_described() {
     let rows: Vec<_> = DOCUMENT.lines().filter(|line| line.starts_with("| ")).collect();
     for code in ErrorCode::ALL {
@@ -97,6 +113,12 @@ fn every_value_of_an_open_enumeration_is_named() {
         Priority::ALL.iter().map(|v| (v.0, v.name())).collect(),
         DeviceClass::ALL.iter().map(|v| (v.0, v.name())).collect(),
         Outcome::ALL.iter().map(|v| (v.0, v.name())).collect(),
+        GroupRole::ALL.iter().map(|v| (v.0, v.name())).collect(),
+        JoinPolicy::ALL.iter().map(|v| (v.0, v.name())).collect(),
+        AddPolicy::ALL.iter().map(|v| (v.0, v.name())).collect(),
+        HistoryForNewMembers::ALL.iter().map(|v| (v.0, v.name())).collect(),
+        MemberEvent::ALL.iter().map(|v| (v.0, v.name())).collect(),
+        GroupEvent::ALL.iter().map(|v| (v.0, v.name())).collect(),
     ];
     for (number, name) in lists.concat() {
         let name = name.expect("what is listed has a name");

@@ -58,6 +58,15 @@ fn every_frame_is_as_released() {
 }
 
 #[test]
+fn every_entry_body_is_as_released() {
+    let mut bodies = String::new();
+    for (kind, body) in sample::entry_bodies() {
+        writeln!(bodies, "{kind} {body}").expect("writing to memory");
+    }
+    check("entries.json", &bodies);
+}
+
+#[test]
 fn samples_show_every_type() {
     let shown: std::collections::BTreeSet<u16> = frames().iter().map(|(number, ..)| *number).collect();
     for (number, name) in [Request::TYPES, Answer::TYPES, Event::TYPES].concat() {

@@ -3,10 +3,10 @@
 use super::{NOON, pair, retry, user, uuid};
 use crate::frame::{Answer, Request};
 use crate::id::{MessageId, Seq};
-use crate::message::{Content, Priority};
+use crate::message::{Content, MessageKind, Priority};
 use crate::request::changes::{
-    Delete, Deleted, Edit, Edited, Hidden, Hide, React, Reacted, Reactions, ReactionsPage, Recall, Recalled,
-    Retention, RetentionSet, SendAs, SentAs, SetRetention,
+    Delete, Deleted, Edit, Edited, Hidden, Hide, React, Reacted, ReactionChanged, Reactions, ReactionsPage,
+    Recall, Recalled, Retention, RetentionSet, SendAs, SentAs, SetRetention,
 };
 
 pub(super) fn requests() -> Vec<Request> {
@@ -49,4 +49,10 @@ pub(super) fn answers() -> Vec<Answer> {
         ReactionsPage { users: vec![user("bob")], next: None }.into(),
         SentAs { conversation: pair(), seq: Seq(8), message_id: MessageId(uuid(2)), time: NOON }.into(),
     ]
+}
+
+/// The body of an entry that is JSON in both codecs.
+pub(super) fn entry_bodies() -> Vec<(MessageKind, String)> {
+    let reaction = ReactionChanged { kind: "👍".into(), given: true, count: 2 };
+    vec![(MessageKind::REACTION, super::groups::text(&reaction))]
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use super::{NOON, retry, user};
 use crate::frame::{Answer, Request};
 use crate::group::{
-    AddPolicy, GroupInfo, GroupMember, GroupProfile, GroupRole, HistoryForNewMembers, JoinPolicy,
+    AddPolicy, GroupChanged, GroupEvent, GroupInfo, GroupMember, GroupProfile, GroupRole,
+    HistoryForNewMembers, JoinPolicy, MemberChange, MemberEvent, MembersChanged,
 };
 use crate::id::{ConversationId, GroupId, Seq};
+use crate::message::MessageKind;
 use crate::request::groups::{
     AddMembers, CreateGroup, DecideJoin, DisbandGroup, GetGroup, GroupCreated, GroupDisbanded, GroupJoined,
     GroupLeft, GroupMembers, GroupMembersPage, GroupState, GroupTransferred, GroupUpdated, JoinDecided,
@@ -41,6 +43,22 @@ fn member() -> GroupMember {
         muted_until: None,
         visible_from: Seq(4),
         visible_to: None,
+    }
+}
+
+pub(super) fn text(body: &impl serde::Serialize) -> String {
+    serde_json::to_string(body).expect("a sample can be written")
+}
+
+fn info() -> GroupInfo {
+    GroupInfo {
+        group: team(),
+        profile: profile(),
+        unique: false,
+        created_at: NOON,
+        created_by: user("alice"),
+        muted_until: None,
+        disbanded_at: None,
     }
 }
 
@@ -85,15 +103,6 @@ pub(super) fn requests() -> Vec<Request> {
 
 pub(super) fn answers() -> Vec<Answer> {
     let seq = Some(Seq(7));
-    let info = GroupInfo {
-        group: team(),
-        profile: profile(),
-        unique: false,
-        created_at: NOON,
-        created_by: user("alice"),
-        muted_until: None,
-        disbanded_at: None,
-    };
     let request = JoinRequest { user: user("carol"), message: "let me in".into(), asked_at: NOON };
     vec![
         GroupCreated {
@@ -106,7 +115,7 @@ pub(super) fn answers() -> Vec<Answer> {
         GroupState {
             version: 7,
             not_modified: false,
-            info: Some(info),
+            info: Some(info()),
             owner: Some(user("alice")),
             members: 3,
             me: Some(member()),
@@ -132,4 +141,18 @@ pub(super) fn answers() -> Vec<Answer> {
         }
         .into(),
     ]
+}
+
+/// The bodies of entries that are JSON in both codecs, by the kind of the entry.
+pub(super) fn entry_bodies() -> Vec<(MessageKind, String)> {
+    let change = |event| MemberChange { event, member: member() };
+    let (by, info) = (user("alice"), info());
+    let members = MembersChanged { by: by.clone(), changes: vec![change(MemberEvent::ROLE)] };
+    let made = GroupChanged {
+        by,
+        event: GroupEvent::CREATED,
+        group: info,
+        changes: vec![change(MemberEvent::ADDED)],
+    };
+    vec![(MessageKind::MEMBERS, text(&members)), (MessageKind::GROUP, text(&made))]
 }
