@@ -8,13 +8,19 @@
 //! | [`node`] | the node that is measured: one that runs, or one of the load test's own |
 //! | [`limits`] | the machine's floor: no code of Convoke in its measured loops |
 //! | [`send`] | direct messages |
+//! | [`fill`] | a data directory with many messages |
+//! | [`read`] | history, catching up and the list of conversations |
+//! | [`start`] | how long a start takes with many messages |
 
+pub mod fill;
 pub mod latency;
 pub mod limits;
 pub mod node;
 pub mod process;
+pub mod read;
 pub mod report;
 pub mod send;
+pub mod start;
 
 use std::io;
 use std::path::PathBuf;
@@ -86,6 +92,12 @@ pub enum LoadError {
     /// What is asked for cannot be shared out.
     #[error(transparent)]
     Plan(#[from] send::PlanError),
+    /// A data directory cannot be filled.
+    #[error("filling a data directory: {0}")]
+    Fill(String),
+    /// The client of the load test failed.
+    #[error("asking the node: {0}")]
+    Client(#[from] convoke_client::ClientError),
     /// A task or thread of the load test panicked, or waited for something that never came.
     #[error("{0}")]
     Broken(&'static str),

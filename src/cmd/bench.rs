@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::load::fill;
 use crate::load::limits::{self, LimitsOptions, peer::PeerOptions};
 use crate::load::node::Which;
+use crate::load::read::{self, ReadOptions};
 use crate::load::report;
 use crate::load::send::{self, MAX_IN_FLIGHT, STAMP_BYTES, SendOptions};
+use crate::load::start;
 
 /// The arguments of `convoke bench`.
 #[derive(Debug, Args)]
@@ -28,6 +31,12 @@ enum Kind {
     LimitsPeer(PeerOptions),
     /// Direct messages between pairs of connected users; both sides of each pair send
     Send(SendArgs),
+    /// History, catching up and the list of conversations of a user, on a node of its own
+    Read(ReadArgs),
+    /// How long a node takes to be ready with many messages: after a stop in order, and after kill -9
+    Start(FillArgs),
+    /// Fills a data directory with direct conversations; nobody may have it open
+    Fill(FillIntoArgs),
     /// A part of the connections of `send`, in a process started by it
     #[command(hide = true)]
     SendPart,
@@ -107,6 +116,54 @@ struct LimitsArgs {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct ReadArgs {
+    /// Messages of the conversation whose history is read
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    messages: u64,
+    /// Other conversations of the reader, of 100 messages each
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(20..=5_000))]
+    conversations: u32,
+    /// Of those, the ones in which 10 messages are missing when the reader catches up
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=20))]
+    missing: u32,
+    /// How often each thing is asked
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    rounds: u32,
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct FillArgs {
+    /// Messages in all
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    messages: u64,
+    /// Conversations that they are spread over
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    conversations: u32,
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct FillIntoArgs {
+    /// The data directory
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Messages in all
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    messages: u64,
+    /// Conversations that they are spread over
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    conversations: u32,
+    /// Do not close the store when it is filled: say so, and wait to be killed
+    #[arg(long)]
+    stay: bool,
+}
+
 /// Runs one kind of load test; the exit code is not 0 when its own checks failed.
 ///
 /// # Errors
@@ -119,6 +176,18 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Kind::Send(args) => run_send(args),
+        Kind::Read(ReadArgs { messages, conversations, missing, rounds, json }) => {
+            let result = read::run(&ReadOptions { messages, conversations, missing, rounds })?;
+            Ok(report::conclude(&result, json.as_deref())?)
+        }
+        Kind::Start(FillArgs { messages, conversations, json }) => {
+            let result = start::run(messages, conversations)?;
+            Ok(report::conclude(&result, json.as_deref())?)
+        }
+        Kind::Fill(FillIntoArgs { data, messages, conversations, stay }) => {
+            fill::run(&data, messages, conversations, stay)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Kind::SendPart => {
             send::run_part()?;
             Ok(ExitCode::SUCCESS)

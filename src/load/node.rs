@@ -78,19 +78,7 @@ impl Node {
     /// There is no key for it, or a node of the load test's own does not start.
     pub fn prepare(which: Which) -> Result<Self, LoadError> {
         match which {
-            Which::Own => {
-                let own = OwnNode::start()?;
-                let data = own.data();
-                let key_file = data.join(KEY_FILE);
-                Ok(Self {
-                    tcp: vec![own.tcp],
-                    key: SigningKey::load(&key_file)?,
-                    key_file,
-                    data: Some(data),
-                    meter: Meter::Process(own.child.id()),
-                    own: Some(own),
-                })
-            }
+            Which::Own => Self::own(OwnNode::start()?),
             Which::Running { tcp, data, key, admin } => {
                 let key_file = key.unwrap_or_else(|| data.clone().unwrap_or_default().join(KEY_FILE));
                 let known = data.as_deref().and_then(|data| NodeFile::read(data).ok());
@@ -102,6 +90,27 @@ impl Node {
                 Ok(Self { tcp, key: SigningKey::load(&key_file)?, key_file, data, meter, own: None })
             }
         }
+    }
+
+    /// Starts one on what lies in `data/` below a directory, which goes with the node.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn on(directory: PathBuf) -> Result<Self, LoadError> {
+        Self::own(OwnNode::start_in(directory)?)
+    }
+
+    fn own(own: OwnNode) -> Result<Self, LoadError> {
+        let data = own.data();
+        let key_file = data.join(KEY_FILE);
+        Ok(Self {
+            tcp: vec![own.tcp],
+            key: SigningKey::load(&key_file)?,
+            key_file,
+            data: Some(data),
+            meter: Meter::Process(own.child.id()),
+            own: Some(own),
+        })
     }
 
     /// Where its clients connect.
@@ -194,6 +203,17 @@ fn usage_in(metrics: &str) -> Option<Usage> {
     Some(Usage { rss_bytes, cpu_s: value("convoke_process_cpu_seconds_total ")? })
 }
 
+/// A new directory below the system's one for temporary files.
+///
+/// # Errors
+/// It cannot be made.
+pub fn temporary_directory() -> Result<PathBuf, LoadError> {
+    let name = format!("convoke-bench-{}", uuid::Uuid::new_v4().simple());
+    let directory = std::env::temp_dir().join(name);
+    fs::create_dir(&directory).map_err(LoadError::file(&directory))?;
+    Ok(directory)
+}
+
 /// A node on a temporary store; both go when this is dropped.
 #[derive(Debug)]
 struct OwnNode {
@@ -204,9 +224,11 @@ struct OwnNode {
 
 impl OwnNode {
     fn start() -> Result<Self, LoadError> {
-        let name = format!("convoke-bench-{}", uuid::Uuid::new_v4().simple());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir(&directory).map_err(LoadError::file(&directory))?;
+        Self::start_in(temporary_directory()?)
+    }
+
+    /// Starts it on what lies in `data/` below a directory, which goes with the node.
+    fn start_in(directory: PathBuf) -> Result<Self, LoadError> {
         let log = directory.join("log");
         let log = File::create(&log).map_err(LoadError::file(log))?;
         let binary = std::env::current_exe().map_err(LoadError::doing("finding this binary"))?;
