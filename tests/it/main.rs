@@ -13,6 +13,7 @@ mod catchup;
 mod changes;
 mod chat;
 mod durability;
+mod group_model;
 mod groups;
 mod hostile;
 mod retention;
