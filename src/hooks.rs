@@ -50,3 +50,59 @@ pub trait Hooks: Send + Sync + 'static {
 pub struct NoHooks;
 
 impl Hooks for NoHooks {}
+
+/// Asks the rules about something that is to be said: what is to be stored, or why it may not be.
+///
+/// # Errors
+/// Why not.
+pub fn admit(
+    hooks: &dyn Hooks,
+    sender: &UserId,
+    conversation: &ConversationId,
+    content: Content,
+) -> Result<Content, String> {
+    hooks.authorize_send(sender, conversation)?;
+    match hooks.before_store(sender, conversation, &content) {
+        Verdict::Accept => Ok(content),
+        Verdict::Replace(other) => Ok(other),
+        Verdict::Refuse(why) => Err(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mallory may not speak; nobody may swear, and shouting is made quiet.
+    struct Polite;
+
+    impl Hooks for Polite {
+        fn authorize_send(&self, sender: &UserId, _: &ConversationId) -> Result<(), String> {
+            if sender.as_str() == "mallory" { Err("not here".into()) } else { Ok(()) }
+        }
+
+        fn before_store(&self, _: &UserId, _: &ConversationId, content: &Content) -> Verdict {
+            match content.as_text() {
+                Some(text) if text.contains("darn") => Verdict::Refuse("mind your words".into()),
+                Some(text) if text.chars().any(char::is_uppercase) => {
+                    Verdict::Replace(Content::text(text.to_lowercase()))
+                }
+                _ => Verdict::Accept,
+            }
+        }
+    }
+
+    #[test]
+    fn rules_refuse_and_replace() {
+        let user = |name: &str| UserId::new(name).expect("valid");
+        let pair = ConversationId::direct(&user("alice"), &user("bob"));
+        let said =
+            |hooks: &dyn Hooks, name: &str, text: &str| admit(hooks, &user(name), &pair, Content::text(text));
+        assert_eq!(said(&Polite, "alice", "hello"), Ok(Content::text("hello")));
+        assert_eq!(said(&Polite, "alice", "HELLO"), Ok(Content::text("hello")));
+        assert_eq!(said(&Polite, "alice", "darn"), Err("mind your words".into()));
+        assert_eq!(said(&Polite, "mallory", "hello"), Err("not here".into()));
+        assert_eq!(said(&NoHooks, "mallory", "DARN"), Ok(Content::text("DARN")));
+        assert!(!NoHooks.wants_commits());
+    }
+}

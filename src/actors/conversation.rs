@@ -42,7 +42,7 @@ use crate::actors::reply::Reply;
 use crate::actors::shard::ShardHandle;
 use crate::clock::Clock;
 use crate::hooks::Hooks;
-use crate::storage::{AppendError, Epoch, LogStart, Stores, WriteStamp};
+use crate::storage::{AppendError, Epoch, LogRow, LogStart, Stores, WriteStamp};
 
 /// Owed to whoever asked: an answer on the wire, or a word to the task that waits.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub struct Attending {
 }
 
 /// A conversation as somebody may see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attended {
     /// The highest message they may read.
     pub head: Head,
@@ -83,6 +83,8 @@ pub struct Attended {
     pub from_ordinal: u64,
     /// Whether nothing more will come for them: they left.
     pub left: bool,
+    /// The message at the head, if it was at hand.
+    pub last: Option<Box<LogRow>>,
 }
 
 impl Attended {
@@ -97,7 +99,7 @@ impl Attended {
             }
             _ => head,
         };
-        Self { head, from, from_ordinal, left: to.is_some() }
+        Self { head, from, from_ordinal, left: to.is_some(), last: None }
     }
 }
 

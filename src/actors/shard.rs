@@ -8,6 +8,9 @@
 //! Shards are linked to the node's actor, conversations to their shard. A shard that dies takes its conversations with
 //! it; both start again on the next request. The numbering of write stamps outlives the actor.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -257,7 +260,11 @@ impl Conversations {
             };
             let sleeping = if tail.settled {
                 let head = tail.hinted.as_ref().map_or(Head::EMPTY, Head::of);
-                Sleeping::Seen(visible.map(|visible| Attended::cut(head, tail.start, visible)))
+                Sleeping::Seen(visible.map(|visible| {
+                    let seen = Attended::cut(head, tail.start, visible);
+                    let last = tail.hinted.filter(|row| row.seq == seen.head.seq).map(Box::new);
+                    Attended { last, ..seen }
+                }))
             } else {
                 Sleeping::Unsettled
             };

@@ -347,9 +347,7 @@ impl MessageLog for EmbeddedStore {
         }
         // Here and not in the writer: the callers have more threads than it.
         let mut small = marks::rows_of(&conversation, &rows);
-        if rows.first().is_some_and(|row| row.seq == Seq(1)) {
-            small.push(logs::log_row(&conversation));
-        }
+        small.extend(logs::rows_of(&conversation, &rows));
         let rows = Self::encoded(&conversation, &rows);
         let lists = listed_for.iter().map(|user| keys::list(user, &conversation)).collect();
         self.push(Job::new(rows, lists, done).with(small));

@@ -31,6 +31,13 @@ pub trait HiddenStore: Send + Sync + 'static {
         rows: &'a HiddenRows,
     ) -> BoxFuture<'a, Result<(), WriteError>>;
 
+    /// Whether single messages of several conversations are hidden, in the order asked.
+    fn are_hidden<'a>(
+        &'a self,
+        user: &'a UserId,
+        messages: &'a [(ConversationId, Seq)],
+    ) -> BoxFuture<'a, Result<Vec<bool>, ReadError>>;
+
     /// What is hidden of `from..=to`: `up_to` as it is, and the single ones above it and within the range, at most as many
     /// as the range has messages.
     fn hidden<'a>(

@@ -19,6 +19,12 @@ pub trait ReactionStore: Send + Sync + 'static {
         to: Seq,
     ) -> BoxFuture<'a, Result<ReactionCounts, ReadError>>;
 
+    /// The counts of single messages of several conversations, in the order asked; none is an empty list.
+    fn reaction_counts_of<'a>(
+        &'a self,
+        messages: &'a [(ConversationId, Seq)],
+    ) -> BoxFuture<'a, Result<Vec<Vec<ReactionCount>>, ReadError>>;
+
     /// For each (message, kind) whether the user gives it, in the order asked.
     fn gives_reactions<'a>(
         &'a self,

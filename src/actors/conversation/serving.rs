@@ -468,8 +468,15 @@ impl Serving {
         let hooks = &activation.surroundings.hooks;
         if let (true, Some(first), Some(last)) = (hooks.wants_commits(), rows.first(), rows.last()) {
             let online: HashSet<&UserId> = self.listeners.values().collect();
-            let offline: Vec<_> =
-                self.watched.iter().filter(|user| !online.contains(user)).cloned().collect();
+            let is_offline = |user: &&UserId| !online.contains(user);
+            let offline: Vec<_> = match self.core.group() {
+                // As the entries made it, whether or not its listeners are known yet.
+                Some(group) => {
+                    let members = group.members_after(None).map(|member| &member.user);
+                    members.filter(is_offline).cloned().collect()
+                }
+                None => self.watched.iter().filter(is_offline).cloned().collect(),
+            };
             hooks.after_commit(&activation.conversation, first.seq, last.seq, &offline);
         }
     }

@@ -100,6 +100,7 @@ impl Reader<'_> {
         check_kind(&ask.kind)?;
         let limit = self.page_limit(ask.limit)?;
         let seen = self.attend(&ask.conversation).await?;
+        self.audit_read("reactions", &ask.conversation);
         if ask.seq < seen.from || ask.seq > seen.head.seq {
             return Err(RequestError::not_done(ErrorCode::NOT_FOUND, "there is no such message"));
         }

@@ -32,7 +32,7 @@ use crate::actors::reply::Reply;
 use crate::actors::shard::Conversations;
 use crate::auth::{Role, Verifier};
 use crate::clock::Clock;
-use crate::hooks::{Hooks, Verdict};
+use crate::hooks::{self, Hooks};
 use crate::storage::Stores;
 use crate::telemetry::metrics::Metrics;
 
@@ -281,6 +281,13 @@ impl SessionConnection {
         let SessionState::Live(live) = &mut self.state else { return Ok(()) };
         let services = &self.services;
         services.metrics.request(request.type_number());
+        if makes_an_entry(&request)
+            && let Err(error) = take_rate(services, &mut live.rate)
+        {
+            live.shared.log_failed_request(id, &error);
+            self.egress.queue_answer(id, &Answer::Error(error));
+            return Ok(());
+        }
         let reader = Reader { services, session: &live.shared, role: live.role };
         let answer: Result<Answer, RequestError> = match request {
             Request::Send(send) => match self.send(id, send).await {
@@ -366,12 +373,6 @@ impl SessionConnection {
     async fn send(&mut self, id: u64, send: Send) -> Result<(), RequestError> {
         let SessionState::Live(live) = &mut self.state else { return Ok(()) };
         let services = &self.services;
-        let rules = services.rules.load();
-        let now = services.clock.now().monotonic;
-        if let Err(wait_ms) = live.rate.take(rules.send_rate_per_s, rules.send_burst, now) {
-            let error = not_done(ErrorCode::RATE_LIMITED, "more sends per second than allowed");
-            return Err(error.retry_after(wait_ms));
-        }
         let is_service = live.role == Role::Service;
         if (send.priority == Priority::SYSTEM && !is_service) || send.priority.name().is_none() {
             return Err(not_done(ErrorCode::NOT_PERMITTED, "users send with priority high, normal or low"));
@@ -417,6 +418,38 @@ impl SessionConnection {
     }
 }
 
+/// Whether a request, if it is carried out, is a numbered entry: such requests share one rate.
+fn makes_an_entry(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Send(_)
+            | Request::SendAs(_)
+            | Request::Recall(_)
+            | Request::Edit(_)
+            | Request::Delete(_)
+            | Request::React(_)
+            | Request::CreateGroup(_)
+            | Request::UpdateGroup(_)
+            | Request::AddMembers(_)
+            | Request::RemoveMembers(_)
+            | Request::LeaveGroup(_)
+            | Request::SetRole(_)
+            | Request::TransferGroup(_)
+            | Request::Mute(_)
+            | Request::JoinGroup(_)
+            | Request::DecideJoin(_)
+            | Request::DisbandGroup(_)
+    )
+}
+
+fn take_rate(services: &Services, rate: &mut RateLimit) -> Result<(), RequestError> {
+    let rules = services.rules.load();
+    let now = services.clock.now().monotonic;
+    rate.take(rules.send_rate_per_s, rules.send_burst, now).map_err(|wait_ms| {
+        not_done(ErrorCode::RATE_LIMITED, "more sends per second than allowed").retry_after(wait_ms)
+    })
+}
+
 /// Requests are large and most of a session's life is spent in none: each has its room only while it runs.
 fn boxed<F: Future>(request: F) -> std::pin::Pin<Box<F>> {
     Box::pin(request)
@@ -438,14 +471,9 @@ pub(super) fn checked_body(
         }
         Ok(content)
     };
-    let content = check(content)?;
-    let refused = |why: String| not_done(ErrorCode::REFUSED, why);
-    services.hooks.authorize_send(sender, conversation).map_err(refused)?;
-    match services.hooks.before_store(sender, conversation, &content) {
-        Verdict::Accept => Ok(content),
-        Verdict::Replace(other) => check(other),
-        Verdict::Refuse(why) => Err(refused(why)),
-    }
+    let admitted = hooks::admit(&*services.hooks, sender, conversation, check(content)?);
+    // What stands in its place has the same bound.
+    check(admitted.map_err(|why| not_done(ErrorCode::REFUSED, why))?)
 }
 
 async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> Result<Acked, RequestError> {

@@ -21,16 +21,6 @@ use crate::actors::conversation::group::{
 use crate::auth::Role;
 use crate::storage::JoinRequestRow;
 
-/// What a look at an existing unique group says.
-enum Unique {
-    /// It has exactly these members; this entry made it.
-    There(Seq),
-    /// It was disbanded.
-    Ended,
-    /// There is none of this id.
-    Free,
-}
-
 impl Reader<'_> {
     async fn command(
         &self,
@@ -61,6 +51,7 @@ impl Reader<'_> {
     /// Looks at a group as one who may know of it: a member, or a service.
     async fn look<T: Send + 'static>(
         &self,
+        act: &str,
         group: &GroupId,
         look: impl FnOnce(&Group, &UserId) -> Result<T, RequestError> + Send + 'static,
     ) -> Result<T, RequestError> {
@@ -69,7 +60,11 @@ impl Reader<'_> {
             let group = group.filter(|group| is_service || group.member(&user).is_some());
             look(group.ok_or_else(not_found)?, &user)
         };
-        self.services.conversations.look(ConversationId::group(group), look).await?
+        let seen = self.services.conversations.look(ConversationId::group(group), look).await?;
+        if seen.is_ok() {
+            self.audit_read(act, &ConversationId::group(group));
+        }
+        seen
     }
 
     pub(super) async fn create_group(&self, ask: CreateGroup) -> Result<GroupCreated, RequestError> {
@@ -119,11 +114,7 @@ impl Reader<'_> {
                 created,
                 seq,
             };
-            match self.look_unique(&conversation, participants.clone()).await? {
-                Unique::There(seq) => return Ok(there(seq, false)),
-                Unique::Ended => continue,
-                Unique::Free => {}
-            }
+            // First the command: a retry of the one that made it is recognised by its conversation.
             let command =
                 GroupCommand::Create { profile: profile.clone(), members: members.clone(), unique: true };
             match self.command(&group, retry, command).await {
@@ -131,10 +122,9 @@ impl Reader<'_> {
                     self.tell_list_changed(&members, &conversation).await;
                     return Ok(there(seq.unwrap_or(Seq(1)), true));
                 }
-                // Somebody else was faster.
                 Err(error) if error.code == ErrorCode::GROUP_EXISTS => {
-                    if let Unique::There(seq) = self.look_unique(&conversation, participants.clone()).await? {
-                        return Ok(there(seq, false));
+                    if self.is_unique_of(&conversation, participants.clone()).await? {
+                        return Ok(there(Seq(1), false));
                     }
                 }
                 Err(error) => return Err(error),
@@ -143,15 +133,17 @@ impl Reader<'_> {
         Err(RequestError::not_done(ErrorCode::TOO_MANY, "these participants disbanded too many groups"))
     }
 
-    async fn look_unique(
+    /// Whether a group goes on and has exactly these members.
+    async fn is_unique_of(
         &self,
         conversation: &ConversationId,
         participants: Vec<UserId>,
-    ) -> Result<Unique, RequestError> {
+    ) -> Result<bool, RequestError> {
         let look = move |group: Option<&Group>| {
-            let Some(group) = group else { return Unique::Free };
-            let same = group.members_after(None).map(|member| &member.user).eq(&participants);
-            if same && group.row().disbanded_at.is_none() { Unique::There(Seq(1)) } else { Unique::Ended }
+            group.is_some_and(|group| {
+                let members = group.members_after(None).map(|member| &member.user);
+                group.row().disbanded_at.is_none() && members.eq(&participants)
+            })
         };
         self.services.conversations.look(conversation.clone(), look).await
     }
@@ -159,7 +151,7 @@ impl Reader<'_> {
     pub(super) async fn get_group(&self, ask: GetGroup) -> Result<GroupState, RequestError> {
         let GetGroup { group: id, known_version } = ask;
         let shown = id.clone();
-        self.look(&id, move |group, user| {
+        self.look("get_group", &id, move |group, user| {
             let version = group.version().0;
             let not_modified = known_version == Some(version);
             let state = GroupState {
@@ -314,7 +306,7 @@ impl Reader<'_> {
 
     async fn must_be_admin(&self, group: &GroupId) -> Result<(), RequestError> {
         let is_service = self.role == Role::Service;
-        self.look(group, move |group, user| {
+        self.look("look_at_group", group, move |group, user| {
             if is_service || group.is_admin(user) {
                 return Ok(());
             }
@@ -333,7 +325,8 @@ impl Reader<'_> {
         let mut seq = None;
         if accept {
             let of = user.clone();
-            let is_member = self.look(&group, move |group, _| Ok(group.member(&of).is_some())).await?;
+            let is_member =
+                self.look("look_at_group", &group, move |group, _| Ok(group.member(&of).is_some())).await?;
             if !is_waiting && !is_member {
                 return Err(RequestError::not_done(
                     ErrorCode::NOT_FOUND,
@@ -357,7 +350,7 @@ impl Reader<'_> {
     pub(super) async fn group_members(&self, ask: GroupMembers) -> Result<GroupMembersPage, RequestError> {
         let limit = self.page_limit(ask.limit)?;
         let GroupMembers { group, after, known_version, .. } = ask;
-        self.look(&group, move |group, _| {
+        self.look("group_members", &group, move |group, _| {
             let version = group.members_version().0;
             let not_modified = after.is_none() && known_version == Some(version);
             let mut page =

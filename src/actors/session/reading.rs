@@ -6,7 +6,7 @@ mod marks;
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::frame::Event;
 use convoke_protocol::id::{ConversationId, ConversationKind, Seq, Timestamp, UserId};
-use convoke_protocol::message::{Cursor, Message};
+use convoke_protocol::message::{Content, Cursor, Message, ReactionCount};
 use convoke_protocol::request::messages::{
     Direction, History, HistoryFrom, HistoryPage, Page, Pull, PullRange, Pulled,
 };
@@ -20,7 +20,7 @@ use super::dispatch::Services;
 use crate::actors::conversation::group::{Asking, not_found};
 use crate::actors::conversation::{Attended, Attending};
 use crate::auth::Role;
-use crate::storage::{HiddenRows, LogRow, ReadError, ReadLimit, WriteError};
+use crate::storage::{LogRow, ReadError, ReadLimit, WriteError};
 
 /// Conversations in one page of a `Sync`.
 const SYNC_CONVERSATIONS: usize = 50;
@@ -109,7 +109,7 @@ impl Reader<'_> {
     }
 
     /// A service that reads what is not its own does so in the record.
-    fn audit_read(&self, act: &str, conversation: &ConversationId) {
+    pub(super) fn audit_read(&self, act: &str, conversation: &ConversationId) {
         if self.role == Role::Service && !conversation.is_direct_with(&self.session.user) {
             self.audit(act, conversation.as_str(), None);
         }
@@ -148,16 +148,23 @@ impl Reader<'_> {
             future::try_join(reactions, hidden).await.map_err(|error| unavailable(&error))?;
         let mut reactions = reactions.into_iter().peekable();
         let show = |row: &LogRow| {
-            let mut message =
-                if self.role == Role::Service { row.to_moderated_message() } else { row.to_message() };
             while reactions.next_if(|(seq, _)| *seq < row.seq).is_some() {}
-            if let Some((_, counts)) = reactions.next_if(|(seq, _)| *seq == row.seq) {
-                message.reactions = counts;
-            }
-            hide(&mut message, &hidden);
-            message
+            let counts = reactions.next_if(|(seq, _)| *seq == row.seq);
+            self.show(row, counts.map_or(Vec::new(), |(_, counts)| counts), hidden.has(row.seq))
         };
         Ok(rows.iter().map(show).collect())
+    }
+
+    /// A row as this user sees it.
+    fn show(&self, row: &LogRow, reactions: Vec<ReactionCount>, is_hidden: bool) -> Message {
+        let message = if self.role == Role::Service { row.to_moderated_message() } else { row.to_message() };
+        if !is_hidden {
+            return Message { reactions, ..message };
+        }
+        // What a user deleted for themselves reads as if it were deleted.
+        let content = Content { body: bytes::Bytes::new(), ..message.content };
+        let deleted_at = message.deleted_at.or(Some(message.time));
+        Message { content, deleted_at, reactions: Vec::new(), ..message }
     }
 
     pub(super) async fn pull(&self, pull: Pull) -> Result<Pulled, RequestError> {
@@ -358,14 +365,5 @@ impl Reader<'_> {
         let Self { services, session, .. } = self;
         let cursors = services.stores.cursors.cursors(&session.user, &session.device, ids).await;
         cursors.map_err(|error| unavailable(&error))
-    }
-}
-
-/// What a user deleted for themselves reads as if it were deleted.
-fn hide(message: &mut Message, hidden: &HiddenRows) {
-    if hidden.has(message.seq) {
-        message.content.body = bytes::Bytes::new();
-        message.deleted_at = message.deleted_at.or(Some(message.time));
-        message.reactions = Vec::new();
     }
 }

@@ -221,6 +221,10 @@ pub async fn reactions_are_what_a_naive_count_says(fixture: &mut impl Fixture) {
         let found = stores.reactions.reaction_counts(&team, Seq(from), Seq(to)).await;
         assert_eq!(found, Ok(counted(from, to)), "{from}..={to}");
     }
+    let asked: Vec<_> = (1..=5).map(|seq| (team.clone(), Seq(seq))).collect();
+    let single = |seq| counted(seq, seq).pop().map_or(Vec::new(), |(_, counts)| counts);
+    let expected: Vec<_> = (1..=5).map(single).collect();
+    assert_eq!(stores.reactions.reaction_counts_of(&asked).await, Ok(expected));
     for seq in 1..=4 {
         for (k, kind) in kinds.iter().enumerate() {
             let expected: Vec<_> =
@@ -257,6 +261,9 @@ pub async fn what_is_hidden_stays_hidden_for_that_user(fixture: &mut impl Fixtur
     let found = of(1, 1_000).await.expect("readable");
     assert_eq!(found, hide(8, &[9, 300]));
     assert!(found.has(Seq(1)) && found.has(Seq(9)) && !found.has(Seq(10)));
+    let asked = [(team.clone(), Seq(8)), (conversation("other"), Seq(9)), (team.clone(), Seq(300))];
+    assert_eq!(stores.hidden.are_hidden(&alice, &asked).await, Ok(vec![true, false, true]));
+    assert_eq!(stores.hidden.are_hidden(&user("bob"), &asked).await, Ok(vec![false; 3]));
     assert_eq!(stores.hidden.hidden(&user("bob"), &team, Seq(1), Seq(9)).await, Ok(HiddenRows::default()));
     let other = conversation("other");
     assert_eq!(stores.hidden.hidden(&alice, &other, Seq(1), Seq(9)).await, Ok(HiddenRows::default()));

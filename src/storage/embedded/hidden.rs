@@ -88,6 +88,23 @@ impl HiddenStore for EmbeddedStore {
         .boxed()
     }
 
+    fn are_hidden<'a>(
+        &'a self,
+        user: &'a UserId,
+        messages: &'a [(ConversationId, Seq)],
+    ) -> BoxFuture<'a, Result<Vec<bool>, ReadError>> {
+        let (user, messages) = (user.clone(), messages.to_vec());
+        self.reading(move |rows| {
+            let is_hidden = |(conversation, seq): &(ConversationId, Seq)| {
+                let single = key(&user, conversation, SINGLE, &keys::seq_value(*seq));
+                let up_to = rows.hidden_up_to(&user, conversation)?;
+                Ok(up_to >= *seq || rows.hidden.contains_key(single).map_err(read_error)?)
+            };
+            messages.iter().map(is_hidden).collect()
+        })
+        .boxed()
+    }
+
     fn hidden<'a>(
         &'a self,
         user: &'a UserId,

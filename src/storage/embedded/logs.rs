@@ -1,6 +1,7 @@
 //! What is kept of each log beside its rows, and trimming.
 //!
 //! ```text
+//! 'c' conversation   the last entry that changes something
 //! 'h' conversation   the hint
 //! 'l' conversation   there is a log
 //! 'r' conversation   for how long it is kept
@@ -18,8 +19,9 @@ use super::database::{Rows, read_error};
 use super::groups::{decode, encode};
 use super::keys::{self, Mark};
 use super::queue::{Small, SmallRow};
-use crate::storage::{Hint, LogStart, ReadError, ReadLimit, RetentionStore, Tail, WriteError};
+use crate::storage::{Hint, LogRow, LogStart, ReadError, ReadLimit, RetentionStore, Tail, WriteError};
 
+pub(super) const CHANGED: u8 = b'c';
 pub(super) const HINT: u8 = b'h';
 pub(super) const LOG: u8 = b'l';
 pub(super) const RETENTION: u8 = b'r';
@@ -27,9 +29,6 @@ pub(super) const START: u8 = b's';
 
 /// Rows that one commit of a trim deletes.
 const TRIMMED_PER_COMMIT: usize = 1_000;
-
-/// Rows of a log's end that are read at a time to find its hint.
-const END_ROWS: usize = 2;
 
 pub(super) fn key(kind: u8, conversation: &ConversationId) -> UserKey {
     UserKey::from([&[kind], conversation.as_str().as_bytes()].concat())
@@ -45,9 +44,12 @@ fn small(kind: u8, conversation: &ConversationId, value: Option<&impl Serialize>
     SmallRow { keyspace: Small::Logs, key: key(kind, conversation), value: value.map(encode) }
 }
 
-/// Notes that there is a log.
-pub(super) fn log_row(conversation: &ConversationId) -> SmallRow {
-    small(LOG, conversation, Some(&()))
+/// What an append of these rows says about their log, as rows that are written with it.
+pub(super) fn rows_of(conversation: &ConversationId, rows: &[LogRow]) -> impl Iterator<Item = SmallRow> {
+    let begins = rows.first().is_some_and(|row| row.seq == Seq(1));
+    let changed = rows.iter().rev().find(|row| row.entry.change.is_some()).map(|row| row.seq);
+    let log = begins.then(|| small(LOG, conversation, Some(&())));
+    log.into_iter().chain(changed.map(|seq| small(CHANGED, conversation, Some(&seq))))
 }
 
 pub(super) fn read_hint(value: &[u8]) -> Result<Hint, ReadError> {
@@ -66,28 +68,35 @@ impl Rows {
         kept.map(|value| read_hint(&value)).transpose()
     }
 
-    /// The hint, and the highest seq.
-    fn hint_and_last(&self, conversation: &ConversationId) -> Result<(Option<Hint>, Seq), ReadError> {
-        let all = (Seq::ZERO, Seq(u64::MAX));
-        let mut rows = self.read_back(conversation, all.0, all.1, ReadLimit::rows(END_ROWS))?;
-        let Some(last) = rows.first() else { return Ok((None, Seq::ZERO)) };
-        let (last, base) = (last.seq, last.base);
-        let above = usize::try_from(last.0.saturating_sub(base.0)).unwrap_or(usize::MAX).saturating_add(1);
-        if above > END_ROWS && rows.len() == END_ROWS {
-            rows = self.read_back(conversation, all.0, last, ReadLimit::rows(above))?;
+    /// The last rows, from the last one down, and the hint that they and what is kept tell.
+    fn end(&self, conversation: &ConversationId) -> Result<(Vec<LogRow>, Option<Hint>), ReadError> {
+        let mut rows = self.read_back(conversation, Seq::ZERO, Seq(u64::MAX), ReadLimit::rows(1))?;
+        let Some(last) = rows.first() else { return Ok((rows, None)) };
+        let (last, id, base) = (last.seq, last.id, last.base);
+        let changed = self.logs.get(key(CHANGED, conversation)).map_err(read_error)?;
+        let changed = changed.map_or(Ok(Seq::ZERO), |value| decode("the last change of a log", &value))?;
+        if changed <= base {
+            // Nothing of the last batch changes anything: what is durable is all there is.
+            return Ok((rows, Some(Hint { base: last, id })));
         }
+        let above = usize::try_from(last.0.saturating_sub(base.0)).unwrap_or(usize::MAX).saturating_add(1);
+        rows = self.read_back(conversation, Seq::ZERO, last, ReadLimit::rows(above))?;
         let told = Hint::told_by(rows.iter());
-        Ok((Hint::higher(self.kept_hint(conversation)?, told), last))
+        Ok((rows, Hint::higher(self.kept_hint(conversation)?, told)))
     }
 
     pub(super) fn hint(&self, conversation: &ConversationId) -> Result<Option<Hint>, ReadError> {
-        Ok(self.hint_and_last(conversation)?.0)
+        Ok(self.end(conversation)?.1)
     }
 
     pub(super) fn tail(&self, conversation: &ConversationId) -> Result<Tail, ReadError> {
-        let (hint, last) = self.hint_and_last(conversation)?;
+        let (mut rows, hint) = self.end(conversation)?;
+        let last = rows.first().map_or(Seq::ZERO, |row| row.seq);
         let at = hint.map_or(Seq::ZERO, |hint| hint.base);
-        let hinted = self.read(conversation, at, at, ReadLimit::rows(1))?.pop();
+        let hinted = match rows.iter().position(|row| row.seq == at) {
+            Some(place) => Some(rows.swap_remove(place)),
+            None => self.read(conversation, at, at, ReadLimit::rows(1))?.pop(),
+        };
         Ok(Tail { hinted, settled: last <= at, start: self.start(conversation)? })
     }
 

@@ -152,6 +152,21 @@ impl ReactionStore for EmbeddedStore {
         self.reading(move |rows| rows.reaction_counts(&conversation, from, to)).boxed()
     }
 
+    fn reaction_counts_of<'a>(
+        &'a self,
+        messages: &'a [(ConversationId, Seq)],
+    ) -> BoxFuture<'a, Result<Vec<Vec<ReactionCount>>, ReadError>> {
+        let messages = messages.to_vec();
+        self.reading(move |rows| {
+            let of = |(conversation, seq): &(ConversationId, Seq)| {
+                let counts = rows.reaction_counts(conversation, *seq, *seq)?;
+                Ok(counts.into_iter().flat_map(|(_, counts)| counts).collect())
+            };
+            messages.iter().map(of).collect()
+        })
+        .boxed()
+    }
+
     fn gives_reactions<'a>(
         &'a self,
         conversation: &'a ConversationId,

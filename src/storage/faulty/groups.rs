@@ -1,6 +1,7 @@
 //! Groups, reactions, what is hidden, and rules of retention that fail on purpose.
 
 use convoke_protocol::id::{ClientId, ConversationId, GroupId, Seq, UserId};
+use convoke_protocol::message::ReactionCount;
 use convoke_protocol::request::changes::Retention;
 use futures_util::future::{BoxFuture, FutureExt};
 
@@ -43,6 +44,8 @@ impl ReactionStore for FaultyStore {
     passed_on! { read_fails, reactions;
         fn reaction_counts(conversation: &'a ConversationId, from: Seq, to: Seq)
             -> Result<ReactionCounts, ReadError>;
+        fn reaction_counts_of(messages: &'a [(ConversationId, Seq)])
+            -> Result<Vec<Vec<ReactionCount>>, ReadError>;
         fn gives_reactions(conversation: &'a ConversationId, user: &'a UserId, of: &'a [(Seq, String)])
             -> Result<Vec<bool>, ReadError>;
         fn reactors(conversation: &'a ConversationId, seq: Seq, kind: &'a str, after: Option<&'a UserId>, limit: usize)
@@ -55,6 +58,7 @@ impl HiddenStore for FaultyStore {
         fn hide(user: &'a UserId, conversation: &'a ConversationId, rows: &'a HiddenRows) -> Result<(), WriteError>;
     }
     passed_on! { read_fails, hidden;
+        fn are_hidden(user: &'a UserId, messages: &'a [(ConversationId, Seq)]) -> Result<Vec<bool>, ReadError>;
         fn hidden(user: &'a UserId, conversation: &'a ConversationId, from: Seq, to: Seq)
             -> Result<HiddenRows, ReadError>;
     }

@@ -210,6 +210,21 @@ impl ReactionStore for MemoryStore {
         ready(Ok(found))
     }
 
+    fn reaction_counts_of<'a>(
+        &'a self,
+        messages: &'a [(ConversationId, Seq)],
+    ) -> BoxFuture<'a, Result<Vec<Vec<ReactionCount>>, ReadError>> {
+        async move {
+            let mut found = Vec::with_capacity(messages.len());
+            for (conversation, seq) in messages {
+                let counts = self.reaction_counts(conversation, *seq, *seq).await?;
+                found.push(counts.into_iter().flat_map(|(_, counts)| counts).collect());
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
     fn gives_reactions<'a>(
         &'a self,
         conversation: &'a ConversationId,
@@ -255,6 +270,21 @@ impl HiddenStore for MemoryStore {
             *up_to = rows.up_to.max(*up_to);
             seqs.extend(&rows.seqs);
         })
+    }
+
+    fn are_hidden<'a>(
+        &'a self,
+        user: &'a UserId,
+        messages: &'a [(ConversationId, Seq)],
+    ) -> BoxFuture<'a, Result<Vec<bool>, ReadError>> {
+        async move {
+            let mut found = Vec::with_capacity(messages.len());
+            for (conversation, seq) in messages {
+                found.push(self.hidden(user, conversation, *seq, *seq).await?.has(*seq));
+            }
+            Ok(found)
+        }
+        .boxed()
     }
 
     fn hidden<'a>(

@@ -12,15 +12,12 @@ use convoke_protocol::request::conversations::{
     ConversationList, ConversationSet, Conversations, ListedConversation, ListedGroup, MAX_LABEL_BYTES,
     MAX_LISTED, SetConversation,
 };
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::future;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::marks::Standing;
 use super::{Budget, Reader, invalid, unavailable};
 use crate::storage::{ConversationSettings, LogRow, ReadLimit, SettingsChange};
-
-/// Last messages whose reactions are read at the same time.
-const SHOWN_AT_A_TIME: usize = 16;
 
 /// Versions are numbers that JSON's readers keep exact.
 const VERSION_BITS: u32 = 53;
@@ -124,7 +121,7 @@ impl Reader<'_> {
         let groups: Vec<GroupId> = standings.iter().filter_map(|one| group_of(&one.conversation)).collect();
         let rows = self.services.stores.groups.groups_of(&groups).await;
         let mut rows = rows.map_err(|error| unavailable(&error))?.into_iter();
-        let last = self.last_messages(&standings, &mut budget).await?;
+        let last = self.last_messages(&mut standings, &mut budget).await?;
         for (Standing { conversation, seen, mark, unread }, last) in standings.into_iter().zip(last) {
             let head = seen.head.seq;
             let row = if group_of(&conversation).is_some() { rows.next().flatten() } else { None };
@@ -155,31 +152,35 @@ impl Reader<'_> {
     /// The last message of each, as long as the budget lasts.
     async fn last_messages(
         &self,
-        standings: &[Standing],
+        standings: &mut [Standing],
         budget: &mut Budget,
     ) -> Result<Vec<Option<Message>>, RequestError> {
-        let log = &self.services.stores.log;
-        let ids: Vec<ConversationId> = standings.iter().map(|one| one.conversation.clone()).collect();
-        let tails = log.tails(&ids).await.map_err(|error| unavailable(&error))?;
-        let mut wanted = Vec::with_capacity(ids.len());
-        for (Standing { conversation, seen, .. }, tail) in standings.iter().zip(tails) {
+        let stores = &self.services.stores;
+        let mut rows: Vec<Option<LogRow>> = Vec::with_capacity(standings.len());
+        for Standing { conversation, seen, .. } in standings.iter_mut() {
             let head = seen.head.seq;
-            let row = match tail.hinted {
+            let row = match seen.last.take() {
                 _ if budget.is_spent() || head < seen.from => None,
-                Some(row) if row.seq == head => Some(row),
+                Some(row) => Some(*row),
                 // It goes on meanwhile, or the user left it.
-                _ => {
-                    let rows = log.read(conversation, head, head, ReadLimit::rows(1)).await;
+                None => {
+                    let rows = stores.log.read(conversation, head, head, ReadLimit::rows(1)).await;
                     rows.map_err(|error| unavailable(&error))?.pop()
                 }
             };
             budget.take(row.as_slice());
-            wanted.push((conversation, row));
+            rows.push(row);
         }
-        let show = async |(conversation, row): (&ConversationId, Option<LogRow>)| {
-            Ok::<_, RequestError>(self.shown(conversation, row.as_slice()).await?.pop())
-        };
-        stream::iter(wanted).map(show).buffered(SHOWN_AT_A_TIME).try_collect().await
+        let messages: Vec<(ConversationId, Seq)> =
+            standings.iter().map(|one| (one.conversation.clone(), one.seen.head.seq)).collect();
+        let reactions = stores.reactions.reaction_counts_of(&messages);
+        let hidden = stores.hidden.are_hidden(&self.session.user, &messages);
+        let (reactions, hidden) =
+            future::try_join(reactions, hidden).await.map_err(|error| unavailable(&error))?;
+        let shown = rows.iter().zip(reactions).zip(hidden);
+        Ok(shown
+            .map(|((row, reactions), is_hidden)| Some(self.show(row.as_ref()?, reactions, is_hidden)))
+            .collect())
     }
 
     pub(in crate::actors::session) async fn set_conversation(

@@ -130,7 +130,7 @@ impl Reader<'_> {
         let conversation = &read.conversation;
         let seen = self.attend(conversation).await?;
         let head = seen.head;
-        let mut standing = self.standing(conversation, seen).await?;
+        let mut standing = self.standing(conversation, seen.clone()).await?;
         let seq = read.seq.min(head.seq);
         if seq > standing.mark.seq {
             let mark = self.mark_at(conversation, seq, head).await?;
@@ -192,6 +192,7 @@ impl Reader<'_> {
     ) -> Result<ReadMarksPage, RequestError> {
         let limit = self.page_limit(ask.limit)?;
         let head = self.attend(&ask.conversation).await?.head;
+        self.audit_read("read_marks", &ask.conversation);
         let members = match ask.conversation.kind() {
             ConversationKind::Direct(..) => ask.conversation.direct_users(),
             ConversationKind::Group(_) => {

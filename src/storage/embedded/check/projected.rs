@@ -184,6 +184,11 @@ fn check_logs(rows: &Rows, report: &mut CheckReport) -> Result<(), OpenError> {
                 Ok(_) => {}
                 Err(error) => find(Rule::Readable, None, error.to_string()),
             },
+            logs::CHANGED => {
+                if let Err(error) = decode::<Seq>("the last change", &value) {
+                    find(Rule::Readable, None, error.to_string());
+                }
+            }
             logs::RETENTION => {
                 if let Err(error) = decode::<Retention>("a retention", &value) {
                     find(Rule::Readable, None, error.to_string());
