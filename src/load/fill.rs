@@ -41,7 +41,10 @@ impl Filling {
     pub(super) fn open(data: &Path) -> Result<Self, LoadError> {
         let failed = |error: &dyn std::fmt::Display| LoadError::Fill(error.to_string());
         std::fs::create_dir_all(data).map_err(LoadError::file(data))?;
-        let store = EmbeddedStore::open(data, EmbeddedConfig::default()).map_err(|error| failed(&error))?;
+        // As a node has it by default: what a start after a crash reads again is bounded by this.
+        let memtable_bytes = crate::config::storage::Storage::default().memtable_bytes;
+        let config = EmbeddedConfig { memtable_bytes, ..EmbeddedConfig::default() };
+        let store = EmbeddedStore::open(data, config).map_err(|error| failed(&error))?;
         Ok(Self {
             store: Arc::new(store),
             room: Arc::new(Semaphore::new(APPENDS)),

@@ -189,7 +189,7 @@ async fn what_is_switched_off_is_refused_and_what_is_not_pushed_is_found_by_its_
 
 #[tokio::test]
 async fn hiding_is_for_oneself_on_all_devices() {
-    let node = TestNode::start().await;
+    let mut node = TestNode::start().await;
     for (framing, other) in [(BOTH[0], BOTH[1]), (BOTH[1], BOTH[0])] {
         let (alice, bob) = (format!("alice-{}", framing.name()), format!("bob-{}", framing.name()));
         let pair = conversation(&alice, &bob);
@@ -224,7 +224,55 @@ async fn hiding_is_for_oneself_on_all_devices() {
         let hidden = message(&mut laptop, &pair, 4).await;
         assert_eq!((hidden.deleted_at.is_some(), hidden.reactions.len()), (true, 0));
         assert_eq!(message(&mut his, &pair, 4).await.reactions.len(), 1);
+        // It was durable when it was answered.
+        node.kill().await;
+        node.start_again().await;
+        let mut phone = TestClient::login(&node, framing, &alice, "phone").await;
+        assert_eq!(texts(&mut phone).await, ["", "", "3", "", "5", ""]);
     }
+    node.stop().await;
+    node.check().await;
+}
+
+#[tokio::test]
+async fn everything_can_be_switched_off() {
+    let config = "[messages]\nrecall = false\nedit = false\ndelete_for_all = false\nreactions = false\n";
+    let node = Setup::config(config).start().await;
+    let mut alice = TestClient::login(&node, BOTH[1], "alice", "phone").await;
+    let pair = conversation("alice", "bob");
+    alice.say("bob", "1").await;
+    refused!(alice, recall(&pair, 1), SWITCHED_OFF);
+    refused!(alice, edit(&pair, 1, "x"), SWITCHED_OFF);
+    refused!(alice, delete(&pair, 1, false), SWITCHED_OFF);
+    refused!(alice, react(&pair, 1, "x", true), SWITCHED_OFF);
+    // Services may all the same.
+    let mut service = node.service(BOTH[0], "backend").await;
+    assert!(ask!(service, recall(&pair, 1), Recalled).seq.is_some());
+}
+
+#[tokio::test]
+async fn no_kind_of_entry_needs_to_be_pushed() {
+    let config = "[messages]\npush_recalls = false\npush_edits = false\npush_deletes = false\npush_reactions = false\n";
+    let node = Setup::config(config).start().await;
+    let mut alice = TestClient::login(&node, BOTH[0], "alice", "phone").await;
+    let mut bob = TestClient::login(&node, BOTH[1], "bob", "phone").await;
+    let pair = conversation("alice", "bob");
+    for text in ["1", "2", "3", "4"] {
+        alice.say("bob", text).await;
+    }
+    ask!(alice, edit(&pair, 1, "one"), Edited);
+    ask!(alice, react(&pair, 2, "x", true), Reacted);
+    ask!(alice, recall(&pair, 3), Recalled);
+    ask!(alice, delete(&pair, 4, false), Deleted);
+    alice.say("bob", "9").await;
+    let mut seqs = Vec::new();
+    while seqs.last() != Some(&9) {
+        seqs.push(bob.next_push().await.message.seq.0);
+    }
+    assert_eq!(seqs, [1, 2, 3, 4, 9]);
+    let all = bob.pull_all(&pair).await;
+    assert_eq!(all.len(), 9);
+    assert_eq!((text(&all[0]), all[1].reactions.len(), text(&all[2]), text(&all[3])), ("one", 1, "", ""));
 }
 
 /// A message as its entries made it.
@@ -263,8 +311,7 @@ fn replay(entries: &[Message]) -> BTreeMap<Seq, Replayed> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_changes_and_crashes_leave_what_the_entries_say() {
-    let seed = rand::random::<u64>();
-    eprintln!("seed {seed}");
+    let seed = crate::harness::seed();
     let mut random = SmallRng::seed_from_u64(seed);
     let mut node = TestNode::start().await;
     let pair = conversation("alice", "bob");

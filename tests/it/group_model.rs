@@ -259,8 +259,7 @@ impl Play {
 #[tokio::test]
 async fn a_group_is_what_a_naive_model_says() {
     for history in [HistoryForNewMembers::NONE, HistoryForNewMembers::EVERYTHING] {
-        let seed = rand::random::<u64>();
-        eprintln!("seed {seed}");
+        let seed = crate::harness::seed();
         let node = TestNode::start().await;
         let members = BTreeMap::from([(0, Visible { from: 1, to: None })]);
         let model = Model { log: Vec::new(), history, members, marks: [0; 4], had: [0; 4] };

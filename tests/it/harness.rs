@@ -42,6 +42,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// How often a condition is looked at that nothing tells of.
 const GLANCE: Duration = Duration::from_millis(10);
 
+/// The seed of a test that plays at random: printed, so that a failure can be played again with `CONVOKE_TEST_SEED`.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("CONVOKE_TEST_SEED").ok();
+    let seed = given.map_or_else(rand::random, |seed| seed.parse().expect("CONVOKE_TEST_SEED is a number"));
+    eprintln!("CONVOKE_TEST_SEED={seed}");
+    seed
+}
+
 /// Waits until `check` has something to show.
 pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -27,7 +27,7 @@ fn send_as(conversation: &convoke_protocol::id::ConversationId, sender: Option<&
 
 #[tokio::test]
 async fn a_service_manages_speaks_and_moderates_and_it_is_written_down() {
-    let node = TestNode::start().await;
+    let mut node = TestNode::start().await;
     for framing in BOTH {
         let tag = framing.name().replace([' ', '/'], "-");
         let (alice, bob, id) = (format!("alice-{tag}"), format!("bob-{tag}"), format!("team-{tag}"));
@@ -95,4 +95,6 @@ async fn a_service_manages_speaks_and_moderates_and_it_is_written_down() {
             .await;
         }
     }
+    node.stop().await;
+    node.check().await;
 }

@@ -164,8 +164,7 @@ async fn everything_is_read_at_once() {
 
 #[tokio::test]
 async fn unread_is_exact_whatever_happens() {
-    let seed: u64 = rand::random();
-    eprintln!("seed {seed}");
+    let seed = crate::harness::seed();
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut node = TestNode::start().await;
     let names = ["alice", "bob", "carol"];
@@ -432,8 +431,7 @@ const NAMES: [&str; 3] = ["alice", "bob", "carol"];
 /// Random sends, acknowledgements, kills, syncs from either side's cursors and pulls: every device comes to the log.
 #[tokio::test]
 async fn catching_up_always_comes_to_the_log() {
-    let seed: u64 = rand::random();
-    eprintln!("seed {seed}");
+    let seed = crate::harness::seed();
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut node = TestNode::start().await;
     let pairs = [(0, 1), (0, 2), (1, 2)];

@@ -90,8 +90,7 @@ impl Device {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_that_come_and_go_end_up_with_everything() {
-    let seed = rand::random::<u64>();
-    eprintln!("seed {seed}");
+    let seed = crate::harness::seed();
     let node = std::sync::Arc::new(TestNode::start().await);
     let (over, ended) = watch::channel(false);
     let late = std::sync::Arc::new(Barrier::new(4));
