@@ -238,7 +238,7 @@ impl Play {
         self.node.kill().await;
         self.node.start_again().await;
         self.connect().await;
-        for user in 0..NAMES.len() {
+        for (user, name) in NAMES.iter().enumerate() {
             let Some(standing) = self.clients[user].standing(&group_conversation("team")).await else {
                 continue;
             };
@@ -250,7 +250,7 @@ impl Play {
                 .rposition(|entry| entry.kind == MessageKind::USER && entry.sender == user);
             let lowest = said.map_or(0, |at| at as u64 + 1).max(visible.from - 1).min(head);
             let (highest, _) = self.model.standing(user).unwrap();
-            assert!((lowest..=highest).contains(&standing.read.0), "{} of seed {}", NAMES[user], self.seed);
+            assert!((lowest..=highest).contains(&standing.read.0), "{} of seed {}", name, self.seed);
             self.model.marks[user] = standing.read.0;
         }
     }

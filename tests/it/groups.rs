@@ -1,30 +1,28 @@
-//! Groups: who may do what, who gets and reads what, and that it all outlives a crash.
+//! Groups: who may do what, who gets and reads what; that it all outlives a crash, and that strangers learn nothing.
 
-use convoke_protocol::error_code::ErrorCode;
+mod crash;
+mod foreign;
+
 use convoke_protocol::event::{JoinAnswered, JoinRequested};
-use convoke_protocol::frame::{Answer, Event, Request};
+use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::group::{
     AddPolicy, GroupChanged, GroupEvent, GroupProfile, GroupRole, HistoryForNewMembers, JoinPolicy,
     MemberEvent, MembersChanged,
 };
-use convoke_protocol::id::{ClientId, GroupId, Seq, Timestamp};
+use convoke_protocol::id::{ClientId, Seq, Timestamp};
 use convoke_protocol::message::{Content, MessageKind};
 use convoke_protocol::request::Retry;
-use convoke_protocol::request::changes::{Hide, Reactions, Retention, SetRetention};
-use convoke_protocol::request::conversations::SetConversation;
 use convoke_protocol::request::groups::{
     CreateGroup, DecideJoin, DisbandGroup, GetGroup, GroupMembers, GroupState, JoinGroup, JoinRequests,
     LeaveGroup, Mute, SetRole, TransferGroup, UpdateGroup,
 };
-use convoke_protocol::request::messages::{Direction, History, HistoryFrom, Target};
+use convoke_protocol::request::messages::{Direction, HistoryFrom, Target};
 use convoke_protocol::request::read_state::{Read, ReadMarks, Signal};
 
 use crate::harness::group::{
-    BOTH, add, create, delete, edit, group, group_conversation, react, recall, remove, text, to_group, user,
-    users,
+    BOTH, add, create, group, group_conversation, remove, text, to_group, user, users,
 };
-use crate::harness::http::metric;
 use crate::harness::{Setup, TestClient, TestNode};
 
 fn get(id: &str) -> GetGroup {
@@ -345,80 +343,6 @@ async fn joining_is_open_by_asking_or_not_at_all() {
     }
 }
 
-/// Every request that names a group.
-fn every_request(id: &str) -> Vec<Request> {
-    let conversation = group_conversation(id);
-    let target = Target::Group(group(id));
-    let retry = Retry::first;
-    vec![
-        to_group(id, "x").into(),
-        get(id).into(),
-        UpdateGroup { name: Some("x".into()), ..update(id) }.into(),
-        add(id, &["mallory"]).into(),
-        remove(id, &["alice"]).into(),
-        leave(id).into(),
-        role(id, "alice", GroupRole::MEMBER).into(),
-        TransferGroup { retry: retry(), group: group(id), to: user("mallory") }.into(),
-        mute(id, None, None).into(),
-        join(id).into(),
-        JoinRequests { group: group(id), after: None, limit: 1 }.into(),
-        DecideJoin { retry: retry(), group: group(id), user: user("alice"), accept: true }.into(),
-        DisbandGroup { retry: retry(), group: group(id) }.into(),
-        GroupMembers { group: group(id), after: None, limit: 1, known_version: None }.into(),
-        SetRetention {
-            retry: retry(),
-            conversation: conversation.clone(),
-            retention: Some(Retention::default()),
-        }
-        .into(),
-        recall(&conversation, 2).into(),
-        edit(&conversation, 2, "x").into(),
-        delete(&conversation, 2, false).into(),
-        react(&conversation, 2, "x", true).into(),
-        Hide { retry: retry(), conversation: conversation.clone(), seqs: vec![Seq(2)], up_to: None }.into(),
-        Reactions {
-            conversation: conversation.clone(),
-            seq: Seq(2),
-            kind: "x".into(),
-            after: None,
-            limit: 1,
-        }
-        .into(),
-        History {
-            conversation: conversation.clone(),
-            from: HistoryFrom::Last,
-            direction: Direction::Older,
-            limit: 1,
-        }
-        .into(),
-        Read { retry: retry(), conversation: conversation.clone(), seq: Seq(1) }.into(),
-        ReadMarks { conversation: conversation.clone(), after: None, limit: 1 }.into(),
-        Signal { target, kind: "typing".into(), content: Content::text("") }.into(),
-        SetConversation { retry: retry(), conversation, label: None, muted: Some(true), pinned: None }.into(),
-    ]
-}
-
-#[tokio::test]
-async fn a_group_of_others_answers_as_one_that_does_not_exist() {
-    let node = TestNode::start().await;
-    let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
-    ask!(alice, create("secret", &["bob"]), GroupCreated);
-    alice.say_to("secret", "hush").await;
-    for framing in BOTH {
-        let mut mallory = TestClient::login(&node, framing, "mallory", "phone").await;
-        for (there, absent) in every_request("secret").into_iter().zip(every_request("absent")) {
-            let name = there.name();
-            let answers = [mallory.request(there).await, mallory.request(absent).await];
-            let Answer::Error(error) = &answers[0] else { panic!("{name}: {:?}", answers[0]) };
-            assert_eq!(error.code, ErrorCode::NOT_FOUND, "{name}");
-            assert_eq!(answers[0], answers[1], "{name}");
-        }
-        assert_eq!(mallory.take_events(), []);
-    }
-    // Nothing was changed by all that.
-    assert_eq!(state(&mut alice, "secret").await.version, 1);
-}
-
 #[tokio::test]
 async fn signals_marks_and_lists_know_groups() {
     let node = TestNode::start().await;
@@ -500,117 +424,4 @@ async fn a_thousand_members_are_paged_and_the_bound_holds() {
     expected.push(user("alice"));
     expected.sort();
     assert_eq!(seen, expected);
-}
-
-#[tokio::test]
-async fn a_group_outlives_a_crash_as_its_entries_say() {
-    let mut node = TestNode::start().await;
-    let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
-    ask!(alice, create("team", &["bob", "carol"]), GroupCreated);
-    ask!(alice, role("team", "bob", GroupRole::ADMIN), RoleSet);
-    ask!(alice, remove("team", &["carol"]), MembersRemoved);
-    let left = alice.say_to("team", "after Carol").await;
-    let removing = add("team", &["dave"]);
-    let added = ask!(alice, removing.clone(), MembersAdded);
-    let before = state(&mut alice, "team").await;
-    for _ in 0..2 {
-        node.kill().await;
-        node.start_again().await;
-        let mut alice = TestClient::login(&node, BOTH[1], "alice", "phone").await;
-        // A sleeping group is read from the store, one that is used from its actor.
-        let standing = alice.standing(&group_conversation("team")).await.unwrap();
-        assert_eq!((standing.head, standing.read), (added.seq.unwrap(), Seq(left)));
-        assert_eq!(state(&mut alice, "team").await, before);
-        let retry = Retry { attempt: 2, age_ms: 1_000, ..removing.retry };
-        let again = convoke_protocol::request::groups::AddMembers { retry, ..removing.clone() };
-        assert_eq!(ask!(alice, again, MembersAdded), added);
-        let mut carol = TestClient::login(&node, Framing::Tcp, "carol", "phone").await;
-        let page =
-            carol.history(&group_conversation("team"), HistoryFrom::Last, Direction::Older, 9).await.page;
-        assert_eq!(page.head, Seq(3));
-        refused!(carol, to_group("team", "me"), NOT_PERMITTED);
-    }
-    node.stop().await;
-    node.check().await;
-}
-
-/// The second attempt of a request.
-fn again(mut request: Request) -> Request {
-    if let Some(retry) = request.retry_mut() {
-        *retry = Retry { attempt: 2, age_ms: 3_000, ..*retry };
-    }
-    request
-}
-
-#[tokio::test]
-async fn group_commands_in_flight_at_a_crash_are_done_once() {
-    let mut node = TestNode::start().await;
-    for round in 0..6 {
-        let id = format!("team-{round}");
-        let member = format!("m{round}");
-        let mut alice = TestClient::login(&node, BOTH[round % 2], "alice", "phone").await;
-        ask!(alice, create(&id, &["bob", "carol"]), GroupCreated);
-        let anonymous = CreateGroup { group: None, ..create("x", &[&member]) };
-        let unique = CreateGroup { group: None, unique: true, ..create("x", &["bob", &member]) };
-        let rename = UpdateGroup { name: Some(format!("name {round}")), ..update(&id) };
-        let transfer = TransferGroup { retry: Retry::first(), group: group(&id), to: user("bob") };
-        let requests: Vec<Request> = vec![
-            anonymous.into(),
-            unique.into(),
-            add(&id, &[&member]).into(),
-            remove(&id, &["carol"]).into(),
-            rename.into(),
-            to_group(&id, "hello").into(),
-            transfer.into(),
-        ];
-        let mut ids = Vec::new();
-        for request in &requests {
-            ids.push(alice.post(request.clone()).await);
-        }
-        // Some are answered, one is being carried out, the others wait.
-        for id in &ids[..round] {
-            assert!(!matches!(alice.answer(*id).await, Answer::Error(_)));
-        }
-        node.kill().await;
-        let mut before = Vec::new();
-        for id in &ids[round..] {
-            before.push(alice.try_answer(*id).await);
-        }
-        node.start_again().await;
-        let mut alice = TestClient::login(&node, BOTH[(round + 1) % 2], "alice", "phone").await;
-        for (request, before) in requests[round..].iter().zip(before) {
-            let answer = alice.request(again(request.clone())).await;
-            assert!(!matches!(answer, Answer::Error(_)), "{answer:?}");
-            // What was answered before the crash is answered the same.
-            assert!(before.is_none_or(|before| before == answer), "{answer:?}");
-        }
-        let seen = state(&mut alice, &id).await;
-        let info = seen.info.unwrap();
-        assert_eq!((seen.owner, seen.members), (Some(user("bob")), 3));
-        assert_eq!(info.profile.name, format!("name {round}"));
-        let log = alice.pull_all(&group_conversation(&id)).await;
-        // Made, added, removed, renamed, spoken, transferred: each once.
-        assert_eq!(log.len(), 6, "{log:?}");
-    }
-    let mut alice = TestClient::login(&node, BOTH[0], "alice", "phone").await;
-    let list = convoke_protocol::request::conversations::Conversations {
-        after: None,
-        limit: 200,
-        known_version: None,
-    };
-    let list = ask!(alice, list, ConversationList);
-    assert_eq!(list.conversations.len(), 18, "a group was made twice");
-    node.stop().await;
-    node.check().await;
-}
-
-#[tokio::test]
-async fn made_up_groups_take_no_memory() {
-    let node = TestNode::start().await;
-    let mut mallory = TestClient::login(&node, Framing::Tcp, "mallory", "phone").await;
-    for n in 0..2_000 {
-        let id = GroupId::new(&format!("made-up-{n}")).unwrap();
-        refused!(mallory, GetGroup { group: id, known_version: None }, NOT_FOUND);
-    }
-    assert_eq!(metric(&node, "convoke_conversations_active").await, 0.0);
 }
