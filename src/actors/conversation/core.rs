@@ -7,7 +7,7 @@
 //!                      └──┘ the same rows, the same stamp, later       ▼
 //!                      └──not stored, never unknown──▶ refused      Projecting ──durable──▶ Confirming ──▶ answered
 //! ```
-//! Commands that change messages wait until what they name is loaded ([`acts`]); all commands are decided when their batch
+//! Commands that change messages wait until what they name is loaded (`core/acts.rs`); all commands are decided when their batch
 //! begins, one after the other, each seeing what the former ones of the batch will have done.
 //!
 //! # Invariants
