@@ -6,20 +6,34 @@
 //! | [`latency`] | latencies, recorded per thread and merged |
 //! | [`process`] | what a process uses, descriptors, further processes of this binary |
 //! | [`node`] | the node that is measured: one that runs, or one of the load test's own |
+//! | `client` | one client of a load generator |
 //! | [`limits`] | the machine's floor: no code of Convoke in its measured loops |
 //! | [`send`] | direct messages |
+//! | [`group`] | a large group |
+//! | `crowd` | many clients of whom few speak |
+//! | [`connect`] | logins, and what idle clients cost |
+//! | [`reconnect`] | all come back at once |
+//! | [`soak`] | users that come and go, for a long time |
+//! | [`series`] | what happened in each second |
 //! | [`fill`] | a data directory with many messages |
 //! | [`read`] | history, catching up and the list of conversations |
 //! | [`start`] | how long a start takes with many messages |
 
+mod client;
+pub mod connect;
+pub mod crowd;
 pub mod fill;
+pub mod group;
 pub mod latency;
 pub mod limits;
 pub mod node;
 pub mod process;
 pub mod read;
+pub mod reconnect;
 pub mod report;
 pub mod send;
+pub mod series;
+pub mod soak;
 pub mod start;
 
 use std::io;

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::load::connect::{self, ConnectOptions};
+use crate::load::crowd;
 use crate::load::fill;
+use crate::load::group::{self, GroupOptions};
 use crate::load::limits::{self, LimitsOptions, peer::PeerOptions};
 use crate::load::node::Which;
 use crate::load::read::{self, ReadOptions};
-use crate::load::report;
+use crate::load::reconnect::{self, ReconnectOptions};
+use crate::load::report::{self, Files};
 use crate::load::send::{self, MAX_IN_FLIGHT, STAMP_BYTES, SendOptions};
+use crate::load::soak::{self, SoakOptions};
 use crate::load::start;
 
 /// The arguments of `convoke bench`.
@@ -37,6 +42,17 @@ enum Kind {
     Start(FillArgs),
     /// Fills a data directory with direct conversations; nobody may have it open
     Fill(FillIntoArgs),
+    /// A large group: a few of its members speak, all that are online hear everything
+    Group(GroupArgs),
+    /// Clients that log in and then say next to nothing: how fast, and what each costs
+    Connect(ConnectArgs),
+    /// All sessions are lost at once and come back: how long until all are live and have caught up
+    Reconnect(ReconnectArgs),
+    /// Users who talk in pairs and groups and come and go, for a long time: everybody gets everything, and nothing grows
+    Soak(SoakArgs),
+    /// A part of the connections of `group`, `connect` and `reconnect`, in a process started by them
+    #[command(hide = true)]
+    CrowdPart,
     /// A part of the connections of `send`, in a process started by it
     #[command(hide = true)]
     SendPart,
@@ -95,9 +111,102 @@ struct SendArgs {
     /// Send so many messages per second in all, whatever the answers do; a latency then begins when the message was to be sent
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
-    /// Write the result to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
+struct GroupArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Members of the group
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    members: u32,
+    /// Of those, the ones that are connected [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    online: Option<u32>,
+    /// Of those, the ones that speak
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    speakers: u32,
+    /// Messages of one speaker that may wait for their answers [default: 4, with --rate 64]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_IN_FLIGHT)))]
+    in_flight: Option<u32>,
+    /// Bytes of each message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(STAMP_BYTES as i64..=64 << 10))]
+    body: u32,
+    /// Seconds that are measured
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    duration: u64,
+    /// Seconds before that
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    warm_up: u64,
+    /// Messages per second of all speakers together, whatever the answers do; 0: each answer makes room for the next
+    /// message, as fast as it goes
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    rate: u32,
+    /// Connect over WebSocket
+    #[arg(long)]
+    ws: bool,
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
+struct ConnectArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Users that connect, each with one device
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections: u32,
+    /// Logins per second [default: as many as can be had]
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
+    /// Logins under way at one time
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    at_once: u32,
+    /// Seconds for which they are idle
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    duration: u64,
+    /// Connect over WebSocket
+    #[arg(long)]
+    ws: bool,
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
+struct ReconnectArgs {
+    /// Users, each with one device
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(200..=100_000))]
+    connections: u32,
+    /// Direct conversations of each
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=198))]
+    conversations: u32,
+    /// Logins under way at one time
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    at_once: u32,
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Users, each with one device
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..=5_000))]
+    users: u32,
+    /// Messages per second of all together
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// Seconds after which a user goes and comes back, on average
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    stay: u64,
+    /// Seconds for which they talk
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=1_209_600))]
+    duration: u64,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Debug, Args)]
@@ -111,9 +220,8 @@ struct LimitsArgs {
     /// Directory on the disk to be measured [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Write the result to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Debug, Args)]
@@ -130,9 +238,8 @@ struct ReadArgs {
     /// How often each thing is asked
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     rounds: u32,
-    /// Write the result to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Debug, Args)]
@@ -143,9 +250,8 @@ struct FillArgs {
     /// Conversations that they are spread over
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     conversations: u32,
-    /// Write the result to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Debug, Args)]
@@ -176,16 +282,46 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Kind::Send(args) => run_send(args),
-        Kind::Read(ReadArgs { messages, conversations, missing, rounds, json }) => {
+        Kind::Read(ReadArgs { messages, conversations, missing, rounds, files }) => {
             let result = read::run(&ReadOptions { messages, conversations, missing, rounds })?;
-            Ok(report::conclude(&result, json.as_deref())?)
+            Ok(report::conclude(&result, &files)?)
         }
-        Kind::Start(FillArgs { messages, conversations, json }) => {
+        Kind::Start(FillArgs { messages, conversations, files }) => {
             let result = start::run(messages, conversations)?;
-            Ok(report::conclude(&result, json.as_deref())?)
+            Ok(report::conclude(&result, &files)?)
         }
         Kind::Fill(FillIntoArgs { data, messages, conversations, stay }) => {
             fill::run(&data, messages, conversations, stay)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Kind::Group(args) => run_group(args),
+        Kind::Connect(args) => {
+            let result = connect::run(&ConnectOptions {
+                node: args.node.into(),
+                connections: args.connections,
+                websocket: args.ws,
+                rate: args.rate.map(f64::from),
+                logins_at_once: args.at_once,
+                idle: Duration::from_secs(args.duration),
+            })?;
+            Ok(report::conclude(&result, &args.files)?)
+        }
+        Kind::Reconnect(ReconnectArgs { connections, conversations, at_once, files }) => {
+            let options = ReconnectOptions { connections, conversations, logins_at_once: at_once };
+            Ok(report::conclude(&reconnect::run(options)?, &files)?)
+        }
+        Kind::Soak(args) => {
+            let result = soak::run(&SoakOptions {
+                node: args.node.into(),
+                users: args.users,
+                rate: f64::from(args.rate),
+                stay: Duration::from_secs(args.stay),
+                measured: Duration::from_secs(args.duration),
+            })?;
+            Ok(report::conclude(&result, &args.files)?)
+        }
+        Kind::CrowdPart => {
+            crowd::run_part()?;
             Ok(ExitCode::SUCCESS)
         }
         Kind::SendPart => {
@@ -206,18 +342,46 @@ fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
         measured: Duration::from_secs(args.duration),
         rate: args.rate.map(f64::from),
     })?;
-    if let Some(refusal) = &result.first_refusal {
-        eprintln!("{} sends were refused; the first: {refusal}", result.refused);
+    warn_about(result.first_refusal.as_deref(), result.refused, result.lagged, result.unsent);
+    Ok(report::conclude(&result, &args.files)?)
+}
+
+fn run_group(args: GroupArgs) -> anyhow::Result<ExitCode> {
+    let online = args.online.unwrap_or(args.members);
+    anyhow::ensure!(
+        online <= args.members,
+        "--online {online}: only members can be, and there are {}",
+        args.members
+    );
+    let result = group::run(&GroupOptions {
+        node: args.node.into(),
+        members: args.members,
+        online,
+        speakers: args.speakers.min(online),
+        in_flight: args.in_flight.unwrap_or(if args.rate > 0 { MAX_IN_FLIGHT } else { 4 }),
+        body_bytes: args.body as usize,
+        websocket: args.ws,
+        warm_up: Duration::from_secs(args.warm_up),
+        measured: Duration::from_secs(args.duration),
+        rate: (args.rate > 0).then(|| f64::from(args.rate)),
+    })?;
+    warn_about(result.first_refusal.as_deref(), result.refused, result.lagged, result.unsent);
+    Ok(report::conclude(&result, &args.files)?)
+}
+
+/// Says on stderr what the table has no column for.
+fn warn_about(first_refusal: Option<&str>, refused: u64, lagged: u64, unsent: u64) {
+    if let Some(refusal) = first_refusal {
+        eprintln!("{refused} sends were refused; the first: {refusal}");
     }
     for (count, what) in [
-        (result.lagged, "times the server left out pushes"),
-        (result.unsent, "messages were due and not sent: too many were in flight"),
+        (lagged, "times the server left out pushes"),
+        (unsent, "messages were due and not sent: too many were in flight"),
     ] {
         if count > 0 {
             eprintln!("{count} {what}");
         }
     }
-    Ok(report::conclude(&result, args.json.as_deref())?)
 }
 
 fn run_limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
@@ -226,5 +390,5 @@ fn run_limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
         measured: Duration::from_secs(args.duration),
         data: args.data.unwrap_or_else(std::env::temp_dir),
     })?;
-    Ok(report::conclude(&result, args.json.as_deref())?)
+    Ok(report::conclude(&result, &args.files)?)
 }

@@ -49,6 +49,19 @@ impl Latencies {
         self.0.len()
     }
 
+    /// For a rising share of all: how many milliseconds it took at most.
+    #[must_use]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        const STEPS_PER_NINE: u8 = 8;
+        const NINES: u8 = 4;
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let shares = (0..=NINES * STEPS_PER_NINE)
+            .map(|step| 1.0 - 10_f64.powf(-f64::from(step) / f64::from(STEPS_PER_NINE)));
+        shares.map(|share| (share, millis(self.0.value_at_quantile(share)))).collect()
+    }
+
     /// The percentiles, or `None` if nothing was recorded.
     #[must_use]
     pub fn percentiles(&self) -> Option<Percentiles> {

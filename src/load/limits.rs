@@ -143,6 +143,16 @@ fn descriptors(sockets: u32) -> u64 {
     u64::from(sockets) + OTHER_DESCRIPTORS
 }
 
+/// Only the deliveries, for others to be held against.
+///
+/// # Errors
+/// If the loop could not be run.
+pub(super) fn deliveries_per_s(sockets: u32, measured: Duration) -> Result<f64, LoadError> {
+    raise_descriptor_limit(descriptors(sockets))?;
+    let progress = Progress::new(WARM_UP + measured);
+    Ok(deliveries::measure(sockets, measured, &progress)?.figures.per_s)
+}
+
 /// Measures one loop after the other.
 ///
 /// # Errors

@@ -47,6 +47,7 @@ pub enum Which {
 #[derive(Debug)]
 pub struct Node {
     tcp: Vec<SocketAddr>,
+    websocket: Vec<SocketAddr>,
     key: SigningKey,
     key_file: PathBuf,
     data: Option<PathBuf>,
@@ -82,12 +83,21 @@ impl Node {
             Which::Running { tcp, data, key, admin } => {
                 let key_file = key.unwrap_or_else(|| data.clone().unwrap_or_default().join(KEY_FILE));
                 let known = data.as_deref().and_then(|data| NodeFile::read(data).ok());
-                let meter = match known.filter(|node| tcp.contains(&node.tcp)) {
+                let meter = match known.as_ref().filter(|node| tcp.contains(&node.tcp)) {
                     Some(node) if tcp.len() == 1 => Meter::Process(node.pid),
                     _ if !admin.is_empty() => Meter::Metrics(admin),
                     _ => Meter::Unknown,
                 };
-                Ok(Self { tcp, key: SigningKey::load(&key_file)?, key_file, data, meter, own: None })
+                let websocket = known.as_ref().map(|node| node.ws).into_iter().collect();
+                Ok(Self {
+                    tcp,
+                    websocket,
+                    key: SigningKey::load(&key_file)?,
+                    key_file,
+                    data,
+                    meter,
+                    own: None,
+                })
             }
         }
     }
@@ -105,6 +115,7 @@ impl Node {
         let key_file = data.join(KEY_FILE);
         Ok(Self {
             tcp: vec![own.tcp],
+            websocket: NodeFile::read(&data).map(|node| node.ws).into_iter().collect(),
             key: SigningKey::load(&key_file)?,
             key_file,
             data: Some(data),
@@ -117,6 +128,12 @@ impl Node {
     #[must_use]
     pub fn tcp(&self) -> &[SocketAddr] {
         &self.tcp
+    }
+
+    /// Where its clients connect by WebSocket; empty if that is not known.
+    #[must_use]
+    pub fn websocket(&self) -> &[SocketAddr] {
+        &self.websocket
     }
 
     /// Makes the tokens of its users.
@@ -169,6 +186,15 @@ impl Node {
 }
 
 impl NodeSample {
+    /// Its resident memory.
+    #[must_use]
+    pub fn rss_bytes(&self) -> u64 {
+        match self {
+            Self::Process(sample) => sample.rss_bytes(),
+            Self::Metrics(usage) => usage.rss_bytes,
+        }
+    }
+
     /// What was used since an earlier sample of the same node.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Option<Usage> {

@@ -58,6 +58,12 @@ impl Sample {
         Self::of(std::process::id())
     }
 
+    /// Resident memory.
+    #[must_use]
+    pub fn rss_bytes(&self) -> u64 {
+        self.rss_bytes
+    }
+
     /// What was used since an earlier sample of the same process.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Usage {
@@ -69,6 +75,18 @@ impl Sample {
     pub fn elapsed_since(&self, earlier: &Self) -> Duration {
         self.at.saturating_duration_since(earlier.at)
     }
+}
+
+/// What several processes used together between two samplings.
+#[must_use]
+pub fn used(before: &[Sample], after: &[Sample]) -> Usage {
+    let mut sum = Usage { rss_bytes: 0, cpu_s: 0.0 };
+    for (before, after) in before.iter().zip(after) {
+        let usage = after.since(before);
+        sum.rss_bytes += usage.rss_bytes;
+        sum.cpu_s += usage.cpu_s;
+    }
+    sum
 }
 
 /// (ticks of user and system time, resident pages) of a line of /proc/PID/stat. The name of the

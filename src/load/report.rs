@@ -2,10 +2,11 @@
 //! file, and a verdict on its own work that becomes the exit code.
 
 pub mod conditions;
+mod html;
 
 use std::fmt;
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::LoadError;
 use super::latency::Percentiles;
 use super::process::Usage;
+use super::series::Point;
 use conditions::Conditions;
 
 /// How often the progress bar moves.
@@ -64,21 +66,60 @@ pub trait Outcome: Serialize {
     fn rows(&self) -> Vec<Row>;
     /// What it found wrong.
     fn verdict(&self) -> Verdict;
+    /// What is drawn with `--html`.
+    fn charts(&self) -> Charts {
+        Charts::default()
+    }
+    /// Lines below the table.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
-/// Prints a result on stdout, writes it as JSON if a file is named, and gives the exit code: not 0
+/// What is drawn of a result.
+#[derive(Debug, Clone, Default)]
+pub struct Charts {
+    /// What the points count.
+    pub unit: &'static str,
+    /// The measured time, second by second.
+    pub points: Vec<Point>,
+    /// Latencies: a name, and for a rising share of all how many milliseconds it took at most.
+    pub curves: Vec<(&'static str, Vec<(f64, f64)>)>,
+}
+
+/// Where a result goes beside the terminal.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Files {
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the result to this file as a page with plots, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Prints a result on stdout, writes it to the files that are named, and gives the exit code: not 0
 /// if the verdict is not clean.
 ///
 /// # Errors
-/// If stdout or the file cannot be written.
-pub fn conclude(outcome: &impl Outcome, json: Option<&Path>) -> Result<ExitCode, LoadError> {
+/// If stdout or a file cannot be written.
+pub fn conclude(outcome: &impl Outcome, files: &Files) -> Result<ExitCode, LoadError> {
     let verdict = outcome.verdict();
-    write!(std::io::stdout().lock(), "{}\n{}\n{verdict}\n", outcome.conditions(), Table(&outcome.rows()))
-        .map_err(LoadError::doing("printing the result"))?;
-    if let Some(path) = json {
-        let mut text = serde_json::to_vec_pretty(outcome)?;
-        text.push(b'\n');
-        std::fs::write(path, text).map_err(LoadError::file(path))?;
+    let remarks = outcome.remarks().iter().fold(String::new(), |all, line| all + line + "\n");
+    write!(
+        std::io::stdout().lock(),
+        "{}\n{}\n{remarks}{verdict}\n",
+        outcome.conditions(),
+        Table(&outcome.rows())
+    )
+    .map_err(LoadError::doing("printing the result"))?;
+    let mut text = serde_json::to_string_pretty(outcome)?;
+    text.push('\n');
+    if let Some(path) = &files.json {
+        std::fs::write(path, &text).map_err(LoadError::file(path))?;
+    }
+    if let Some(path) = &files.html {
+        std::fs::write(path, html::page(outcome, &text)).map_err(LoadError::file(path))?;
     }
     Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -6,18 +6,12 @@
 //! | `crew` | the threads and processes, and the phases they go through |
 //! | `task` | what the threads are told, and what they answer |
 //! | `worker` | one thread: all its sockets behind one epoll |
-//! | `connection` | one client |
-//! | `wire` | frames from templates, read no further than needed |
-//! | `schedule` | when messages of an open load are due |
 //! | `ledger` | what was acked and pushed, and what is wrong with it |
 
-mod connection;
 mod crew;
 mod ledger;
 mod plan;
-mod schedule;
 mod task;
-mod wire;
 mod worker;
 
 #[cfg(test)]
@@ -30,15 +24,15 @@ use std::time::Duration;
 use serde::Serialize;
 use uuid::Uuid;
 
-pub use connection::MAX_IN_FLIGHT;
+pub use super::client::connection::MAX_IN_FLIGHT;
+pub use super::client::wire::STAMP_BYTES;
 pub use crew::run_part;
 pub use plan::PlanError;
-pub use wire::STAMP_BYTES;
 
 use super::LoadError;
 use super::latency::Percentiles;
 use super::node::{Node, Which};
-use super::process::Usage;
+use super::process::{Usage, used};
 use super::report::conditions::{Conditions, cores};
 use super::report::{Outcome, Progress, Row, Verdict};
 use crew::Crew;
@@ -185,7 +179,7 @@ pub fn run(options: SendOptions) -> Result<SendReport, LoadError> {
     node.stop()?;
 
     let server = after.0.zip(before.0).and_then(|(after, before)| after.since(&before));
-    let generator = crew::used(&before.1, &after.1);
+    let generator = used(&before.1, &after.1);
     let each = |usage: Usage| 1e6 * usage.cpu_s / (findings.acked_per_s * options.measured.as_secs_f64());
     Ok(SendReport {
         bench: "send",

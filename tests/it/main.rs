@@ -9,6 +9,7 @@
 mod harness;
 
 mod admin;
+mod bench;
 mod catchup;
 mod changes;
 mod chat;

@@ -16,7 +16,7 @@ use super::task::{Control, Findings, Job, Phase, Tokens};
 use super::worker::Worker;
 use crate::auth::{Role, SigningKey};
 use crate::load::LoadError;
-use crate::load::process::{Companion, Sample, Usage, raise_descriptor_limit};
+use crate::load::process::{Companion, Sample, raise_descriptor_limit};
 use crate::load::report::Progress;
 
 /// Descriptors that a process needs beside its sockets.
@@ -216,17 +216,6 @@ impl Crew {
             }
         }
     }
-}
-
-/// What several processes used together between two samplings.
-pub(super) fn used(before: &[Sample], after: &[Sample]) -> Usage {
-    let mut sum = Usage { rss_bytes: 0, cpu_s: 0.0 };
-    for (before, after) in before.iter().zip(after) {
-        let usage = after.since(before);
-        sum.rss_bytes += usage.rss_bytes;
-        sum.cpu_s += usage.cpu_s;
-    }
-    sum
 }
 
 /// Runs as one of several processes: hears its task and the phases on stdin, and answers on stdout.

@@ -9,27 +9,9 @@
 //! - Every acked send is pushed to the other side once, in the order of seqs and of counters, and under the seq of the ack.
 //! - Each side's seqs (acks and pushes together) are 1 to the conversation's head, none twice.
 
+use crate::load::client::SideId;
+use crate::load::client::seen::Seen;
 use crate::load::report::Verdict;
-
-/// One side of one conversation: `2 · conversation`, or the number after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct SideId(pub(super) u32);
-
-impl SideId {
-    /// The other side of the conversation.
-    pub(super) fn other(self) -> Self {
-        Self(self.0 ^ 1)
-    }
-
-    /// The number of the conversation.
-    pub(super) fn conversation(self) -> usize {
-        self.0 as usize / 2
-    }
-
-    pub(super) fn index(self) -> usize {
-        self.0 as usize
-    }
-}
 
 /// A message by the numbers that its sender and the server gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,60 +27,6 @@ impl Numbered {
     fn digest(self) -> u64 {
         let mixed = self.seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(self.counter);
         mixed.wrapping_mul(0xd6e8_feb8_6659_fd93)
-    }
-}
-
-/// Positive numbers that were seen, as ranges: 1 to `upto`, and what lies above a gap.
-#[derive(Debug, Default)]
-struct Seen {
-    upto: u64,
-    /// Rising, neither overlapping nor touching.
-    above: Vec<(u64, u64)>,
-}
-
-impl Seen {
-    /// Whether the number is new.
-    fn insert(&mut self, number: u64) -> bool {
-        if number == self.upto + 1 && self.above.is_empty() {
-            self.upto = number;
-            return true;
-        }
-        if number <= self.upto {
-            return false;
-        }
-        // The first range that ends at or behind the number, or touches it from below.
-        let at = self.above.partition_point(|(_, last)| last + 1 < number);
-        match self.above.get_mut(at) {
-            Some((first, last)) if *first <= number && number <= *last => return false,
-            Some((_, last)) if *last + 1 == number => {
-                *last = number;
-                if let Some((first, end)) = self.above.get(at + 1).copied()
-                    && first == number + 1
-                {
-                    self.above[at].1 = end;
-                    self.above.remove(at + 1);
-                }
-            }
-            Some((first, _)) if *first == number + 1 => *first = number,
-            _ => self.above.insert(at, (number, number)),
-        }
-        if let Some((first, last)) = self.above.first().copied()
-            && first == self.upto + 1
-        {
-            self.upto = last;
-            self.above.remove(0);
-        }
-        true
-    }
-
-    fn highest(&self) -> u64 {
-        self.above.last().map_or(self.upto, |(_, last)| *last)
-    }
-
-    /// How many numbers up to `head` were not seen.
-    fn missing_up_to(&self, head: u64) -> u64 {
-        let above: u64 = self.above.iter().map(|(first, last)| last - first + 1).sum();
-        head - self.upto - above
     }
 }
 
@@ -236,8 +164,6 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const A: SideId = SideId(0);
@@ -381,20 +307,5 @@ mod tests {
         assert_eq!(ledger.cursor(A), 2);
         ledger.pushed(A, numbered(3, 3));
         assert_eq!(ledger.cursor(A), 4);
-    }
-
-    proptest! {
-        #[test]
-        fn seen_is_a_set_of_numbers(numbers in proptest::collection::vec(1_u64..60, 0..120)) {
-            let (mut seen, mut set) = (Seen::default(), std::collections::BTreeSet::new());
-            for number in numbers {
-                prop_assert_eq!(seen.insert(number), set.insert(number));
-                prop_assert!(seen.above.windows(2).all(|two| two[0].1 + 1 < two[1].0));
-                prop_assert!(seen.above.first().is_none_or(|(first, _)| *first > seen.upto + 1));
-            }
-            let head = set.last().copied().unwrap_or(0);
-            prop_assert_eq!(seen.highest(), head);
-            prop_assert_eq!(seen.missing_up_to(head), head - set.len() as u64);
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use convoke_protocol::id::UserId;
 use serde::{Deserialize, Serialize};
 
+use crate::load::client;
 use crate::load::latency::Latencies;
 use crate::load::report::Verdict;
 
@@ -78,7 +79,7 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn user(&self, number: u32) -> UserId {
-        UserId::new(&format!("bench-{}-{number}", self.run)).expect("letters, digits and hyphens make an id")
+        client::user(&self.run, number)
     }
 }
 

@@ -9,10 +9,11 @@ use convoke_protocol::codec;
 use convoke_protocol::error_code::RequestError;
 use convoke_protocol::event::{GoAway, Kicked};
 use convoke_protocol::frame::{RawFrame, Request};
-use convoke_protocol::id::{ConversationId, DeviceId, Seq};
+use convoke_protocol::framing::Framing;
+use convoke_protocol::id::{ConversationId, Seq};
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::messages::Ack;
-use convoke_protocol::request::session::{DeviceClass, Heartbeat, Hello, Login, Welcome};
+use convoke_protocol::request::session::{Heartbeat, Welcome};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::buffer::spare_capacity;
@@ -20,13 +21,14 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use uuid::Builder;
 
-use super::connection::{Connection, Due, Flight, Stage};
-use super::ledger::{Ledger, Numbered, SideId};
+use super::ledger::{Ledger, Numbered};
 use super::plan::Part;
-use super::schedule::Schedule;
 use super::task::{Control, Findings, Job, Phase, Tokens};
-use super::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::LoadError;
+use crate::load::client::connection::{Connection, Due, Flight, Stage};
+use crate::load::client::schedule::Schedule;
+use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
+use crate::load::client::{SideId, hello, login};
 use crate::load::report::rate;
 
 /// Connections of one process that are being logged in at the same time.
@@ -211,14 +213,7 @@ impl<'a> Worker<'a> {
         epoll::add(&self.poll, connection.stream(), EventData::new_u64(at as u64), flags)
             .map_err(|errno| LoadError::doing("watching a socket")(errno.into()))?;
         self.connections.push(connection);
-        let hello = Hello {
-            protocol: convoke_protocol::PROTOCOL_VERSION,
-            app: "convoke bench".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            os: std::env::consts::OS.to_owned(),
-            features: Vec::new(),
-        };
-        self.ask(at, &hello.into());
+        self.ask(at, &hello().into());
         self.flush(at)
     }
 
@@ -290,7 +285,9 @@ impl<'a> Worker<'a> {
             let Some(filled) = read else { break };
             self.now_us = self.control.now_us();
             let mut rest = &buffer[..filled];
-            while let Some(frame) = wire::next(&mut rest).map_err(|error| self.wrong(at, error))? {
+            while let Some(frame) =
+                wire::next(&mut rest, Framing::Tcp).map_err(|error| self.wrong(at, error))?
+            {
                 self.take(at, frame)?;
             }
             self.connections[at].keep(rest);
@@ -343,11 +340,7 @@ impl<'a> Worker<'a> {
         self.max_cursors = (welcome.limits.max_ranges as usize).max(1);
         let connection = &mut self.connections[at];
         connection.stage = Stage::LoggingIn;
-        let login = Login {
-            token: self.tokens.token(&connection.user),
-            device: DeviceId::new("bench").expect("it is one"),
-            device_class: DeviceClass::SERVICE,
-        };
+        let login = login(self.tokens.token(&connection.user));
         self.ask(at, &login.into());
         Ok(())
     }
@@ -441,7 +434,13 @@ impl<'a> Worker<'a> {
             let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
             let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter };
             let single = Single { request_id, client_id, stamp };
-            wire::put_send(&mut self.out, single, &self.sides[due.side.index()].opening, &self.tail);
+            wire::put_send(
+                &mut self.out,
+                Framing::Tcp,
+                single,
+                &self.sides[due.side.index()].opening,
+                &self.tail,
+            );
         }
     }
 
@@ -502,7 +501,7 @@ impl<'a> Worker<'a> {
     fn ask(&mut self, at: usize, request: &Request) {
         let connection = &mut self.connections[at];
         connection.asked_us = self.now_us;
-        wire::put_request(&mut self.out, connection.other_request_id(), request);
+        wire::put_request(&mut self.out, Framing::Tcp, connection.other_request_id(), request);
     }
 
     /// Writes what was put out for this connection.

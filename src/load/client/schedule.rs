@@ -2,7 +2,7 @@
 
 /// Evenly spread times, in microseconds of the thread's clock.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub(in crate::load) struct Schedule {
     begin_us: u64,
     interval_us: f64,
     /// The part of an interval by which all of them are late, so that several threads do not send at once.
@@ -11,7 +11,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(begin_us: u64, per_s: f64, offset: f64) -> Self {
+    pub(in crate::load) fn new(begin_us: u64, per_s: f64, offset: f64) -> Self {
         Self { begin_us, interval_us: 1e6 / per_s, offset, next: 0 }
     }
 
@@ -22,12 +22,12 @@ impl Schedule {
         clippy::cast_sign_loss,
         reason = "positive, and exact to a microsecond for centuries"
     )]
-    pub(super) fn next_us(&self) -> u64 {
+    pub(in crate::load) fn next_us(&self) -> u64 {
         self.begin_us + ((self.next as f64 + self.offset) * self.interval_us) as u64
     }
 
     /// The next one and its time, if that has come.
-    pub(super) fn take(&mut self, now_us: u64) -> Option<(u64, u64)> {
+    pub(in crate::load) fn take(&mut self, now_us: u64) -> Option<(u64, u64)> {
         let due_us = self.next_us();
         (due_us <= now_us).then(|| {
             self.next += 1;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use convoke_protocol::id::UserId;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::ledger::SideId;
+use super::SideId;
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -22,53 +22,57 @@ const KIND_BITS: u32 = 8;
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(in crate::load) enum Stage {
+    /// The upgrade to WebSocket is not answered yet.
+    Upgrading,
     /// `Hello` is not answered yet.
     Greeting,
     /// `Login` is not answered yet.
     LoggingIn,
+    /// `Sync` is not answered yet.
+    Syncing,
     /// It sends and is pushed to.
     Live,
 }
 
 /// A send that has no answer yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Flight {
+pub(in crate::load) struct Flight {
     request_id: u64,
     /// Which side sent it.
-    pub(super) side: SideId,
+    pub(in crate::load) side: SideId,
     /// Which of that side's sends it is.
-    pub(super) counter: u32,
+    pub(in crate::load) counter: u32,
     /// When it was to be sent.
-    pub(super) intended_us: u64,
+    pub(in crate::load) intended_us: u64,
 }
 
 const NO_FLIGHT: Flight = Flight { request_id: 0, side: SideId(0), counter: 0, intended_us: 0 };
 
 /// A send that waits for a place among those in flight.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Due {
-    pub(super) side: SideId,
-    pub(super) intended_us: u64,
+pub(in crate::load) struct Due {
+    pub(in crate::load) side: SideId,
+    pub(in crate::load) intended_us: u64,
 }
 
 /// One client.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) user: UserId,
-    pub(super) stage: Stage,
+pub(in crate::load) struct Connection {
+    pub(in crate::load) user: UserId,
+    pub(in crate::load) stage: Stage,
     /// Its sides of conversations, and which of them sends next.
-    pub(super) sides: Vec<SideId>,
+    pub(in crate::load) sides: Vec<SideId>,
     next_side: usize,
     /// Sends whose time has come.
-    pub(super) backlog: VecDeque<Due>,
+    pub(in crate::load) backlog: VecDeque<Due>,
     /// Pushes since the login, and how many of them were acknowledged.
-    pub(super) pushes: u64,
-    pub(super) acked_pushes: u64,
+    pub(in crate::load) pushes: u64,
+    pub(in crate::load) acked_pushes: u64,
     /// Sides that were pushed to since the last acknowledgement.
-    pub(super) moved: Vec<SideId>,
+    pub(in crate::load) moved: Vec<SideId>,
     /// When the last request was written.
-    pub(super) asked_us: u64,
+    pub(in crate::load) asked_us: u64,
     stream: TcpStream,
     /// The beginning of a frame whose end has not come yet.
     rest: Vec<u8>,
@@ -82,7 +86,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects.
-    pub(super) fn open(
+    pub(in crate::load) fn open(
         user: UserId,
         to: SocketAddr,
         from: Option<Ipv4Addr>,
@@ -115,30 +119,30 @@ impl Connection {
     }
 
     /// From now on it may have so many sends in flight.
-    pub(super) fn go_live(&mut self, in_flight: u32) {
+    pub(in crate::load) fn go_live(&mut self, in_flight: u32) {
         self.stage = Stage::Live;
         self.free = u64::MAX >> (u64::BITS - in_flight.clamp(1, MAX_IN_FLIGHT));
         self.flights = vec![NO_FLIGHT; in_flight as usize];
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub(in crate::load) fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// The side that sends next, when the sides take turns.
-    pub(super) fn take_turn(&mut self) -> SideId {
+    pub(in crate::load) fn take_turn(&mut self) -> SideId {
         let side = self.sides[self.next_side];
         self.next_side = (self.next_side + 1) % self.sides.len();
         side
     }
 
     /// Whether one more send may be in flight.
-    pub(super) fn may_send(&self) -> bool {
+    pub(in crate::load) fn may_send(&self) -> bool {
         self.free != 0
     }
 
     /// Takes a place for a send; its request id.
-    pub(super) fn depart(&mut self, due: Due, counter: u32) -> u64 {
+    pub(in crate::load) fn depart(&mut self, due: Due, counter: u32) -> u64 {
         let place = self.free.trailing_zeros();
         self.free &= self.free - 1;
         let request_id = self.request_id(place);
@@ -148,7 +152,7 @@ impl Connection {
     }
 
     /// The send that this is the answer to, which is in flight no more.
-    pub(super) fn arrive(&mut self, request_id: u64) -> Option<Flight> {
+    pub(in crate::load) fn arrive(&mut self, request_id: u64) -> Option<Flight> {
         let place = (request_id & ((1 << KIND_BITS) - 1)) as usize;
         let flight = self.flights.get_mut(place).filter(|flight| flight.request_id == request_id)?;
         // Of a free place it is 0, which is no request's.
@@ -161,7 +165,7 @@ impl Connection {
     }
 
     /// An id for a request that is no send.
-    pub(super) fn other_request_id(&mut self) -> u64 {
+    pub(in crate::load) fn other_request_id(&mut self) -> u64 {
         self.request_id(MAX_IN_FLIGHT)
     }
 
@@ -172,7 +176,7 @@ impl Connection {
 
     /// Reads once. What is in the buffer then are `Some` bytes from its beginning, the rest of the last reading
     /// included; `None` if there is nothing to read.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(in crate::load) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let kept = self.rest.len();
         let Some((front, space)) = buffer.split_at_mut_checked(kept).filter(|(_, space)| !space.is_empty())
         else {
@@ -197,12 +201,12 @@ impl Connection {
     }
 
     /// Keeps the beginning of a frame for the next reading.
-    pub(super) fn keep(&mut self, rest: &[u8]) {
+    pub(in crate::load) fn keep(&mut self, rest: &[u8]) {
         self.rest.extend_from_slice(rest);
     }
 
     /// Writes what the socket takes, and keeps what it does not take for when it can.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(in crate::load) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut bytes = bytes;
         // Behind what waits already it has to wait, too.
         if self.unwritten.is_empty() {
@@ -214,7 +218,7 @@ impl Connection {
     }
 
     /// Writes what waits for the socket.
-    pub(super) fn write_waiting(&mut self) -> io::Result<()> {
+    pub(in crate::load) fn write_waiting(&mut self) -> io::Result<()> {
         if !self.unwritten.is_empty() {
             let taken = write_some(&self.stream, &self.unwritten)?;
             self.unwritten.drain(..taken);

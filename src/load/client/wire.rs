@@ -1,30 +1,33 @@
 //! The frames of the measured loop, written from templates and read no further than is needed: the load generator
 //! shares the machine with the server, and what it spends the server cannot have.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use convoke_protocol::codec::{self, CodecError};
 use convoke_protocol::frame::{Codec, RawFrame, Request};
-use convoke_protocol::framing::LENGTH_BYTES;
-use convoke_protocol::id::{ClientId, UserId};
+use convoke_protocol::framing::{Framing, LENGTH_BYTES};
+use convoke_protocol::id::{ClientId, GroupId, UserId};
 use convoke_protocol::message::{Content, ContentType, Priority};
 use convoke_protocol::request::Retry;
 use convoke_protocol::request::messages::{Send, Target};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::ledger::SideId;
+use super::SideId;
 
 /// Type numbers of the frames that the loop looks at (`frame.rs` has the table, a test compares).
-pub(super) mod type_number {
-    pub(crate) const SEND: u16 = 5;
-    pub(crate) const ERROR: u16 = 100;
-    pub(crate) const WELCOME: u16 = 101;
-    pub(crate) const LOGGED_IN: u16 = 102;
-    pub(crate) const SENT: u16 = 105;
-    pub(crate) const PUSH: u16 = 200;
-    pub(crate) const LAGGED: u16 = 201;
-    pub(crate) const GO_AWAY: u16 = 202;
-    pub(crate) const KICKED: u16 = 203;
+pub(in crate::load) mod type_number {
+    pub(in crate::load) const SEND: u16 = 5;
+    pub(in crate::load) const ERROR: u16 = 100;
+    pub(in crate::load) const WELCOME: u16 = 101;
+    pub(in crate::load) const LOGGED_IN: u16 = 102;
+    pub(in crate::load) const SENT: u16 = 105;
+    pub(in crate::load) const PUSH: u16 = 200;
+    pub(in crate::load) const LAGGED: u16 = 201;
+    pub(in crate::load) const GO_AWAY: u16 = 202;
+    pub(in crate::load) const KICKED: u16 = 203;
+    pub(in crate::load) const SYNCED: u16 = 108;
 }
 
 /// Numbers above this are no server's: nobody sends so many messages.
@@ -35,13 +38,13 @@ pub const STAMP_BYTES: usize = 16;
 
 /// The beginning of each message's body: what its receiver needs to know, so that nobody keeps a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(in crate::load) struct Stamp {
     /// When it was to be sent, in microseconds of the sender's clock, which is the receiver's too.
-    pub(super) intended_us: u64,
+    pub(in crate::load) intended_us: u64,
     /// The sending side.
-    pub(super) side: SideId,
+    pub(in crate::load) side: SideId,
     /// Which of the side's messages it is.
-    pub(super) counter: u32,
+    pub(in crate::load) counter: u32,
 }
 
 impl Stamp {
@@ -67,17 +70,17 @@ impl Stamp {
 
 /// What all sends have in common behind their target: the content and the optional fields.
 #[derive(Debug)]
-pub(super) struct Tail(Box<[u8]>);
+pub(in crate::load) struct Tail(Box<[u8]>);
 
 /// What the sends to one user have in common before their content.
 #[derive(Debug)]
-pub(super) struct Opening(Box<[u8]>);
+pub(in crate::load) struct Opening(Box<[u8]>);
 
 /// A send whose body is `length` bytes, as the protocol's codec writes it, and where in it the message's body begins.
-fn example(to: &UserId, length: usize) -> (Vec<u8>, usize) {
+fn example(target: Target, length: usize) -> (Vec<u8>, usize) {
     let send = Send {
         retry: Retry { client_id: ClientId(Uuid::nil()), attempt: 1, age_ms: 0 },
-        target: Target::User(to.clone()),
+        target,
         content: Content {
             content_type: ContentType::new("application/octet-stream").expect("it is one"),
             body: Bytes::from(vec![FILLER; length]),
@@ -97,34 +100,48 @@ const CLIENT_ID_BYTES: usize = 16;
 
 impl Tail {
     /// For messages of so many bytes.
-    pub(super) fn new(body_bytes: usize) -> Self {
+    pub(in crate::load) fn new(body_bytes: usize) -> Self {
         let any = UserId::new("any").expect("it is one");
-        let (bytes, begins) = example(&any, body_bytes);
+        let (bytes, begins) = example(Target::User(any), body_bytes);
         Self(bytes[begins + STAMP_BYTES..].into())
     }
 }
 
 impl Opening {
     /// For messages of so many bytes to this user.
-    pub(super) fn new(to: &UserId, body_bytes: usize) -> Self {
-        let (bytes, begins) = example(to, body_bytes);
+    pub(in crate::load) fn new(to: &UserId, body_bytes: usize) -> Self {
+        Self::to(Target::User(to.clone()), body_bytes)
+    }
+
+    /// For messages of so many bytes to this group.
+    pub(in crate::load) fn to_group(to: &GroupId, body_bytes: usize) -> Self {
+        Self::to(Target::Group(to.clone()), body_bytes)
+    }
+
+    fn to(target: Target, body_bytes: usize) -> Self {
+        let (bytes, begins) = example(target, body_bytes);
         Self(bytes[CLIENT_ID_BYTES..begins].into())
     }
 }
 
 /// What is different in every send.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Single {
-    pub(super) request_id: u64,
-    pub(super) client_id: [u8; CLIENT_ID_BYTES],
-    pub(super) stamp: Stamp,
+pub(in crate::load) struct Single {
+    pub(in crate::load) request_id: u64,
+    pub(in crate::load) client_id: [u8; CLIENT_ID_BYTES],
+    pub(in crate::load) stamp: Stamp,
 }
 
-/// Writes a `Send`, with the length before it.
-pub(super) fn put_send(out: &mut Vec<u8>, single: Single, opening: &Opening, tail: &Tail) {
+/// Writes a `Send`, framed.
+pub(in crate::load) fn put_send(
+    out: &mut Vec<u8>,
+    framing: Framing,
+    single: Single,
+    opening: &Opening,
+    tail: &Tail,
+) {
     let body = CLIENT_ID_BYTES + opening.0.len() + STAMP_BYTES + tail.0.len();
-    let begin = out.len();
-    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    let begin = begin(out, framing);
     codec::put_varint(out, single.request_id);
     codec::put_varint(out, u64::from(type_number::SEND));
     codec::put_varint(out, body as u64);
@@ -132,41 +149,121 @@ pub(super) fn put_send(out: &mut Vec<u8>, single: Single, opening: &Opening, tai
     out.extend_from_slice(&opening.0);
     out.extend_from_slice(&single.stamp.encode());
     out.extend_from_slice(&tail.0);
-    put_length(out, begin);
+    finish(out, framing, begin);
 }
 
-/// Writes any request, with the length before it.
-pub(super) fn put_request(out: &mut Vec<u8>, request_id: u64, request: &Request) {
-    let begin = out.len();
-    out.extend_from_slice(&[0; LENGTH_BYTES]);
+/// Writes any request, framed.
+pub(in crate::load) fn put_request(out: &mut Vec<u8>, framing: Framing, request_id: u64, request: &Request) {
+    let begin = begin(out, framing);
     out.extend_from_slice(&request.encode(Codec::Bincode, request_id));
-    put_length(out, begin);
+    finish(out, framing, begin);
 }
 
-fn put_length(out: &mut [u8], begin: usize) {
-    let length = u32::try_from(out.len() - begin - LENGTH_BYTES).expect("bodies are bounded far below 4 GiB");
-    out[begin..begin + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+/// Asks for the upgrade of a new connection to WebSocket.
+pub(in crate::load) fn upgrade(host: SocketAddr) -> String {
+    // The key need not be secret nor new: it keeps caches from answering, and there are none.
+    format!(
+        "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: Y29udm9rZSBiZW5jaCAwMA==\r\n\
+         Sec-WebSocket-Protocol: convoke.bincode\r\n\r\n"
+    )
+}
+
+/// Takes the answer to that off the front of what was read: whether it was agreed to; `None` if its end is to come.
+pub(in crate::load) fn upgraded(read: &mut &[u8]) -> Option<bool> {
+    const END: &[u8] = b"\r\n\r\n";
+    let end = read.windows(END.len()).position(|window| window == END)?;
+    let agreed = read.starts_with(b"HTTP/1.1 101 ");
+    *read = &read[end + END.len()..];
+    Some(agreed)
+}
+
+/// A client's WebSocket header with a length of two bytes: two bytes, the length, the mask.
+const WEBSOCKET_HEADER: usize = 8;
+/// Final, binary.
+const BINARY: u8 = 0x82;
+/// A client's frames are masked. With a mask of zeros the payload stays as it is.
+const MASKED: u8 = 0x80;
+
+/// Leaves room for what stands before a frame; where that is.
+fn begin(out: &mut Vec<u8>, framing: Framing) -> usize {
+    let begin = out.len();
+    let room = if framing == Framing::Tcp { LENGTH_BYTES } else { WEBSOCKET_HEADER };
+    out.resize(begin + room, 0);
+    begin
+}
+
+/// Fills it in.
+fn finish(out: &mut Vec<u8>, framing: Framing, begin: usize) {
+    if framing == Framing::Tcp {
+        let length =
+            u32::try_from(out.len() - begin - LENGTH_BYTES).expect("bodies are bounded far below 4 GiB");
+        out[begin..begin + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+        return;
+    }
+    let length = out.len() - begin - WEBSOCKET_HEADER;
+    out[begin] = BINARY;
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short @ ..126), _) => {
+            out[begin + 1] = MASKED | short;
+            out.drain(begin + 2..begin + 4);
+        }
+        (_, Ok(length)) => {
+            out[begin + 1] = MASKED | 126;
+            out[begin + 2..begin + 4].copy_from_slice(&length.to_be_bytes());
+        }
+        _ => {
+            out[begin + 1] = MASKED | 127;
+            let long = (length as u64).to_be_bytes();
+            out.splice(begin + 2..begin + 4, long);
+        }
+    }
 }
 
 /// Takes the next whole frame off the front of what was read; `None` if it is still to come.
 ///
 /// # Errors
 /// The bytes are no frame.
-pub(super) fn next<'a>(read: &mut &'a [u8]) -> Result<Option<RawFrame<'a>>, CodecError> {
-    let Some((length, rest)) = read.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-    let Some((frame, rest)) = rest.split_at_checked(u32::from_be_bytes(*length) as usize) else {
-        return Ok(None);
-    };
+pub(in crate::load) fn next<'a>(
+    read: &mut &'a [u8],
+    framing: Framing,
+) -> Result<Option<RawFrame<'a>>, CodecError> {
+    let frame = if framing == Framing::Tcp { next_of_tcp(read) } else { next_of_websocket(read) };
+    frame.map(codec::split_frame).transpose()
+}
+
+fn next_of_tcp<'a>(read: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, rest) = read.split_first_chunk::<LENGTH_BYTES>()?;
+    let (frame, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     *read = rest;
-    codec::split_frame(frame).map(Some)
+    Some(frame)
+}
+
+/// A server's frames are neither masked nor cut; those that are not binary (a ping, a close) are passed over.
+fn next_of_websocket<'a>(read: &mut &'a [u8]) -> Option<&'a [u8]> {
+    loop {
+        let ([first, length], rest) = read.split_first_chunk()?;
+        let (length, rest) = match length {
+            126 => {
+                rest.split_first_chunk().map(|(long, rest)| (u64::from(u16::from_be_bytes(*long)), rest))?
+            }
+            127 => rest.split_first_chunk().map(|(long, rest)| (u64::from_be_bytes(*long), rest))?,
+            short => (u64::from(*short), rest),
+        };
+        let (frame, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        *read = rest;
+        if *first == BINARY {
+            return Some(frame);
+        }
+    }
 }
 
 /// The beginning of a `Sent`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct SentHead<'a> {
+pub(in crate::load) struct SentHead<'a> {
     #[serde(borrow)]
-    pub(super) conversation: &'a str,
-    pub(super) seq: u64,
+    pub(in crate::load) conversation: &'a str,
+    pub(in crate::load) seq: u64,
 }
 
 /// The beginning of a `Push`: its fields and the message's up to the body, in their order.
@@ -189,20 +286,20 @@ struct PushHead<'a> {
 
 /// What is needed of a `Push`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pushed<'a> {
-    pub(super) conversation: &'a str,
-    pub(super) seq: u64,
-    pub(super) stamp: Stamp,
+pub(in crate::load) struct Pushed<'a> {
+    pub(in crate::load) conversation: &'a str,
+    pub(in crate::load) seq: u64,
+    pub(in crate::load) stamp: Stamp,
 }
 
 /// Reads the beginning of a `Sent`; `None` if it is none that a server may send.
-pub(super) fn read_sent(body: &[u8]) -> Option<SentHead<'_>> {
+pub(in crate::load) fn read_sent(body: &[u8]) -> Option<SentHead<'_>> {
     let head: SentHead<'_> = codec::decode(body).ok()?;
     (1..=MAX_SEQ).contains(&head.seq).then_some(head)
 }
 
 /// Reads the beginning of a `Push`; `None` if it is none of a message of this load test.
-pub(super) fn read_push(body: &[u8]) -> Option<Pushed<'_>> {
+pub(in crate::load) fn read_push(body: &[u8]) -> Option<Pushed<'_>> {
     let head: PushHead<'_> = codec::decode(body).ok()?;
     let stamp = Stamp::decode(head.body)?;
     (1..=MAX_SEQ).contains(&head.seq).then_some(Pushed {
@@ -235,9 +332,9 @@ mod tests {
             let to = user("bench-0123abcd-17");
             let single = Single { request_id, client_id: [0xAB; 16], stamp: STAMP };
             let mut out = b"before".to_vec();
-            put_send(&mut out, single, &Opening::new(&to, body_bytes), &Tail::new(body_bytes));
+            put_send(&mut out, Framing::Tcp, single, &Opening::new(&to, body_bytes), &Tail::new(body_bytes));
             let mut read = &out[6..];
-            let frame = next(&mut read).unwrap().unwrap();
+            let frame = next(&mut read, Framing::Tcp).unwrap().unwrap();
             assert!(read.is_empty());
             assert_eq!(frame.head.request_id, request_id);
             let request = Request::decode(Codec::Bincode, frame.head.type_number, frame.body).unwrap();
@@ -300,14 +397,58 @@ mod tests {
     fn frames_are_taken_whole() {
         let mut out = Vec::new();
         let single = Single { request_id: 1, client_id: [0; 16], stamp: STAMP };
-        put_send(&mut out, single, &Opening::new(&user("a"), 64), &Tail::new(64));
+        put_send(&mut out, Framing::Tcp, single, &Opening::new(&user("a"), 64), &Tail::new(64));
         for cut in 0..out.len() {
             let mut read = &out[..cut];
-            assert_eq!(next(&mut read), Ok(None));
+            assert_eq!(next(&mut read, Framing::Tcp), Ok(None));
             assert_eq!(read.len(), cut);
         }
         let mut read: &[u8] = &[0, 0, 0, 2, 255, 255];
-        assert!(next(&mut read).is_err());
+        assert!(next(&mut read, Framing::Tcp).is_err());
+    }
+
+    #[test]
+    fn websocket_frames_are_as_the_standard_says() {
+        let framing = Framing::WebSocket(Codec::Bincode);
+        for (body_bytes, header) in
+            [(32, vec![0x82, 0x80 | 80]), (128, vec![0x82, 0xFE, 0, 176]), (70_000, vec![0x82, 0xFF, 0, 0])]
+        {
+            let single = Single { request_id: 7, client_id: [0xAB; 16], stamp: STAMP };
+            let mut out = Vec::new();
+            put_send(
+                &mut out,
+                framing,
+                single,
+                &Opening::new(&user("a"), body_bytes),
+                &Tail::new(body_bytes),
+            );
+            let mut plain = Vec::new();
+            let (opening, tail) = (Opening::new(&user("a"), body_bytes), Tail::new(body_bytes));
+            put_send(&mut plain, Framing::Tcp, single, &opening, &tail);
+            assert!(out.ends_with(&plain[LENGTH_BYTES..]), "behind the header stands the same frame");
+            assert_eq!(out[0], header[0]);
+            assert_eq!(out[1] & 0x80, 0x80, "masked");
+            if header.len() == 4 {
+                assert_eq!(out[1], header[1]);
+            }
+        }
+        // A ping, then a frame as a server sends it, in one piece or cut anywhere.
+        let ping = [0x89, 1, b'x'];
+        let frame = framing.wrap(
+            &convoke_protocol::frame::Answer::from(convoke_protocol::error_code::RequestError::not_done(
+                convoke_protocol::error_code::ErrorCode::INTERNAL,
+                "x".repeat(300),
+            ))
+            .encode(Codec::Bincode, 9),
+        );
+        let all = [&ping[..], &frame].concat();
+        for cut in 0..all.len() {
+            let mut read = &all[..cut];
+            assert_eq!(next(&mut read, framing), Ok(None));
+        }
+        let mut read = &all[..];
+        assert_eq!(next(&mut read, framing).unwrap().unwrap().head.request_id, 9);
+        assert!(read.is_empty());
     }
 
     #[test]
@@ -322,6 +463,7 @@ mod tests {
             ("lagged", type_number::LAGGED),
             ("go_away", type_number::GO_AWAY),
             ("kicked", type_number::KICKED),
+            ("synced", type_number::SYNCED),
         ] {
             assert_eq!(type_number(name), Some(number), "{name}");
         }

@@ -1,0 +1,69 @@
+//! What one client of a crowd has seen of the group.
+
+use convoke_protocol::message::Cursor;
+
+use crate::load::client::seen::Seen;
+use crate::load::report::Verdict;
+
+/// What one client knows.
+#[derive(Debug, Default)]
+pub(super) struct Member {
+    /// Numbers of the group above its base, as pushes or as answers to its own.
+    pub(super) seen: Seen,
+    last_push: u64,
+    found: Verdict,
+    /// How far it has its conversations, to be told at its next login.
+    pub(super) cursors: Vec<Cursor>,
+    /// When its connection was begun.
+    pub(super) opened_us: u64,
+}
+
+impl Member {
+    /// A message was pushed; whether it is new.
+    pub(super) fn pushed(&mut self, number: u64) -> bool {
+        let new = self.seen.insert(number);
+        if !new {
+            self.found.duplicated += 1;
+        } else if number < self.last_push {
+            self.found.out_of_order += 1;
+        }
+        self.last_push = self.last_push.max(number);
+        new
+    }
+
+    /// Its own message has this number.
+    pub(super) fn acked(&mut self, number: u64) {
+        if !self.seen.insert(number) {
+            self.found.duplicated += 1;
+        }
+    }
+
+    /// What is wrong if the last number is `head` and nothing more comes.
+    pub(super) fn verdict(&self, head: u64) -> Verdict {
+        let above = self.seen.highest().saturating_sub(head);
+        Verdict { lost: self.seen.missing_up_to(head.max(self.seen.highest())), gaps: above, ..self.found }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_doubled_late_or_too_high_is_found() {
+        let verdict = |pushes: &[u64], head| {
+            let mut member = Member::default();
+            member.acked(2);
+            pushes.iter().for_each(|number| {
+                member.pushed(*number);
+            });
+            let Verdict { lost, duplicated, out_of_order, gaps } = member.verdict(head);
+            (lost, duplicated, out_of_order, gaps)
+        };
+        assert_eq!(verdict(&[1, 3, 4], 4), (0, 0, 0, 0));
+        assert_eq!(verdict(&[1, 3], 4), (1, 0, 0, 0));
+        assert_eq!(verdict(&[1, 2, 3, 3, 4], 4), (0, 2, 0, 0));
+        assert_eq!(verdict(&[3, 1, 4], 4), (0, 0, 1, 0));
+        assert_eq!(verdict(&[1, 3, 4, 5], 4), (0, 0, 0, 1));
+    }
+}

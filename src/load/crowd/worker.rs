@@ -1,0 +1,563 @@
+//! One process of a crowd: all its connections behind one epoll, one buffer to read into and one to write from.
+
+mod arriving;
+
+use std::io::{self, BufRead as _};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::time::Duration;
+
+use convoke_protocol::codec;
+use convoke_protocol::error_code::RequestError;
+use convoke_protocol::event::{GoAway, Kicked};
+use convoke_protocol::frame::{Codec, RawFrame, Request};
+use convoke_protocol::framing::Framing;
+use convoke_protocol::id::Seq;
+use convoke_protocol::message::Cursor;
+use convoke_protocol::request::messages::Ack;
+use convoke_protocol::request::session::Heartbeat;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventFlags};
+use rustix::time::{ClockId, clock_gettime};
+use uuid::Builder;
+
+use super::member::Member;
+use super::task::{Arrived, Findings, Order, Stopped, Task};
+use crate::auth::SigningKey;
+use crate::load::LoadError;
+use crate::load::client::connection::{Connection, Due, Stage};
+use crate::load::client::schedule::Schedule;
+use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
+use crate::load::client::{SideId, hello};
+use crate::load::process::raise_descriptor_limit;
+use crate::load::report::rate;
+
+/// Descriptors that a process needs beside its sockets.
+const OTHER_DESCRIPTORS: u64 = 64;
+/// How long what is on its way may take to arrive after the last send.
+const SETTLE_WITHIN_US: u64 = 15_000_000;
+/// How long nothing must come once everything is there: a second copy would come late.
+const GRACE_US: u64 = 200_000;
+/// As the protocol wants it: pushes are acknowledged when so many have come, or after a second.
+const ACK_AFTER: u64 = 64;
+/// Each second is cut into so many slices, and each connection belongs to one of them, in which it acknowledges what
+/// came and says that it lives.
+const SLICES: usize = 100;
+const SLICE_US: u64 = 1_000_000 / SLICES as u64;
+/// Bytes read at once at most, beside a frame of the longest body.
+const READ_BYTES: usize = 256 << 10;
+/// Events taken at once at most.
+const EVENTS: usize = 256;
+
+/// What it is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Arriving,
+    Resting,
+    Speaking,
+    Stopping { until_us: u64 },
+    Settling { head: u64, until_us: u64, quiet_since_us: Option<u64> },
+}
+
+/// How far everything was at a moment.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at_us: u64,
+    acked: u64,
+    delivered: u64,
+}
+
+/// What is the same in all messages of the group.
+#[derive(Debug)]
+struct Words {
+    opening: Opening,
+    tail: Tail,
+}
+
+/// One process's clients.
+pub(super) struct Worker {
+    task: Task,
+    key: SigningKey,
+    framing: Framing,
+    poll: OwnedFd,
+    events: Vec<epoll::Event>,
+    connections: Vec<Connection>,
+    members: Vec<Member>,
+    words: Option<Words>,
+    buffer: Vec<u8>,
+    out: Vec<u8>,
+    random: SmallRng,
+    phase: Phase,
+    /// When logins may begin, if not all at once.
+    arrivals: Option<Schedule>,
+    schedule: Option<Schedule>,
+    arrived: Arrived,
+    began_us: u64,
+    live: u32,
+    last_login_us: u64,
+    heartbeat_us: u64,
+    max_cursors: usize,
+    next_slice_us: u64,
+    slice: usize,
+    now_us: u64,
+    in_flight: u64,
+    begun: Option<Mark>,
+    ended: Option<Mark>,
+    findings: Findings,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+/// Microseconds of the machine's clock, which is the same for all its processes.
+fn machine_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or_default() * 1_000_000 + nanos.unwrap_or_default() / 1_000
+}
+
+/// Runs until the orders end.
+///
+/// # Errors
+/// What kept it from working.
+pub(super) fn run(task: Task) -> Result<(), LoadError> {
+    let (told, heard) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(order) = line.map(|line| serde_json::from_str::<Order>(&line).ok()) else { return };
+            if told.send(order).is_err() {
+                return;
+            }
+        }
+    });
+    Worker::new(task)?.work(&heard)
+}
+
+impl Worker {
+    fn new(task: Task) -> Result<Self, LoadError> {
+        raise_descriptor_limit(u64::from(task.connections) + OTHER_DESCRIPTORS)?;
+        let words = task.speaking.as_ref().map(|speaking| {
+            let bytes = speaking.body_bytes;
+            Words { opening: Opening::to_group(&speaking.group, bytes), tail: Tail::new(bytes) }
+        });
+        let body = task.speaking.as_ref().map_or(0, |speaking| speaking.body_bytes);
+        let now_us = machine_us();
+        Ok(Self {
+            key: SigningKey::load(&task.key_file)?,
+            framing: if task.websocket { Framing::WebSocket(Codec::Bincode) } else { Framing::Tcp },
+            poll: epoll::create(epoll::CreateFlags::CLOEXEC)
+                .map_err(|errno| LoadError::doing("making an epoll")(errno.into()))?,
+            events: Vec::with_capacity(EVENTS),
+            connections: Vec::new(),
+            members: (0..task.connections).map(|_| Member::default()).collect(),
+            words,
+            buffer: vec![0; READ_BYTES + body],
+            out: Vec::new(),
+            random: SmallRng::from_os_rng(),
+            phase: Phase::Arriving,
+            arrivals: task.logins_per_s.map(|per_s| Schedule::new(now_us, per_s, 0.0)),
+            schedule: None,
+            arrived: Arrived::default(),
+            began_us: now_us,
+            live: 0,
+            last_login_us: now_us,
+            heartbeat_us: u64::MAX,
+            max_cursors: 1,
+            next_slice_us: now_us,
+            slice: 0,
+            now_us,
+            in_flight: 0,
+            begun: None,
+            ended: None,
+            findings: Findings::default(),
+            task,
+        })
+    }
+
+    fn work(mut self, orders: &Receiver<Option<Order>>) -> Result<(), LoadError> {
+        loop {
+            match orders.try_recv() {
+                Ok(Some(order)) => self.obey(order)?,
+                Ok(None) => return Err(LoadError::Broken("an order that is not understood")),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return Ok(()),
+            }
+            self.arrive()?;
+            self.turn()?;
+            match self.phase {
+                Phase::Stopping { until_us } if self.in_flight == 0 || self.now_us > until_us => {
+                    self.phase = Phase::Resting;
+                    super::crew::say(&Stopped { acked: self.findings.acked })?;
+                }
+                Phase::Settling { .. } => {
+                    if let Some(findings) = self.settled() {
+                        super::crew::say(&findings)?;
+                        self.phase = Phase::Resting;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), LoadError> {
+        self.now_us = machine_us();
+        let mark =
+            Mark { at_us: self.now_us, acked: self.findings.acked, delivered: self.findings.delivered };
+        match order {
+            Order::Storm => {
+                // Their descriptors leave the epoll with them.
+                self.connections.clear();
+                self.live = 0;
+                self.arrived = Arrived::default();
+                (self.began_us, self.last_login_us) = (self.now_us, self.now_us);
+                self.phase = Phase::Arriving;
+            }
+            Order::Speak => {
+                self.phase = Phase::Speaking;
+                let speaking = self.task.speaking.clone().filter(|_| self.task.first == 0);
+                let Some(speaking) = speaking else { return Ok(()) };
+                match speaking.rate {
+                    Some(rate) => self.schedule = Some(Schedule::new(self.now_us, rate, 0.0)),
+                    None => {
+                        for at in 0..speaking.speakers as usize {
+                            self.speak(at);
+                            self.flush(at)?;
+                        }
+                    }
+                }
+            }
+            Order::Measure => self.begun = Some(mark),
+            Order::Stop => {
+                self.ended = Some(mark);
+                self.findings.unsent = self.connections.iter().map(|one| one.backlog.len() as u64).sum();
+                self.connections.iter_mut().for_each(|one| one.backlog.clear());
+                self.phase = Phase::Stopping { until_us: self.now_us + SETTLE_WITHIN_US };
+            }
+            Order::Settle { head } => {
+                let until_us = self.now_us + SETTLE_WITHIN_US;
+                self.phase = Phase::Settling { head, until_us, quiet_since_us: None };
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something is to be done, and does it.
+    fn turn(&mut self) -> Result<(), LoadError> {
+        self.sweep()?;
+        self.issue()?;
+        self.go_on()?;
+        let mut until = self.next_slice_us;
+        for schedule in [&self.schedule, &self.arrivals].into_iter().flatten() {
+            until = until.min(schedule.next_us());
+        }
+        let wait = Duration::from_micros(until.saturating_sub(self.now_us).min(SLICE_US));
+        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(LoadError::doing("waiting for sockets")(errno.into())),
+        }
+        self.now_us = machine_us();
+        for event in &events {
+            let (at, flags) = (usize::try_from(event.data.u64()).unwrap_or(usize::MAX), event.flags);
+            if flags.contains(EventFlags::OUT) {
+                self.connections[at].write_waiting().map_err(|error| self.wrong(at, error))?;
+            }
+            if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+                self.read(at)?;
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn read(&mut self, at: usize) -> Result<(), LoadError> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        loop {
+            let read = self.connections[at].read(&mut buffer).map_err(|error| self.wrong(at, error))?;
+            let Some(filled) = read else { break };
+            self.now_us = machine_us();
+            let mut rest = &buffer[..filled];
+            if self.connections[at].stage == Stage::Upgrading {
+                match wire::upgraded(&mut rest) {
+                    Some(true) => {
+                        self.connections[at].stage = Stage::Greeting;
+                        self.ask(at, &hello().into());
+                    }
+                    Some(false) => return Err(self.wrong(at, "the upgrade to WebSocket was refused")),
+                    None => {}
+                }
+            }
+            if self.connections[at].stage != Stage::Upgrading {
+                while let Some(frame) =
+                    wire::next(&mut rest, self.framing).map_err(|error| self.wrong(at, error))?
+                {
+                    self.take(at, frame)?;
+                }
+            }
+            self.connections[at].keep(rest);
+            // A socket that did not fill the buffer is empty, and says so when it no longer is.
+            if filled < buffer.len() {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        self.flush(at)
+    }
+
+    fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
+        match (self.connections[at].stage, frame.head.type_number) {
+            (_, type_number::PUSH) => self.pushed(at, frame.body),
+            (Stage::Live, type_number::SENT) => self.sent(at, frame),
+            (Stage::Live, type_number::ERROR) => self.refused(at, frame),
+            (_, type_number::LAGGED) => {
+                self.findings.lagged += 1;
+                Ok(())
+            }
+            (_, type_number::GO_AWAY) => {
+                let reason = codec::decode::<GoAway>(frame.body).map(|event| event.reason.to_string());
+                Err(self.wrong(at, format_args!("the server said go away: {}", reason.unwrap_or_default())))
+            }
+            (_, type_number::KICKED) => {
+                let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
+                Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
+            }
+            (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
+            (Stage::LoggingIn, type_number::LOGGED_IN) => {
+                if self.task.sync {
+                    self.connections[at].stage = Stage::Syncing;
+                    self.ask_sync(at, None);
+                } else {
+                    self.is_live(at);
+                }
+                Ok(())
+            }
+            (Stage::Syncing, type_number::SYNCED) => self.synced(at, frame.body),
+            (_, type_number::ERROR) => {
+                let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
+                Err(self.wrong(at, error))
+            }
+            // Answers to acknowledgements and heartbeats, and events that this program does not know.
+            _ => Ok(()),
+        }
+    }
+
+    fn base(&self) -> u64 {
+        self.task.speaking.as_ref().map_or(0, |speaking| speaking.base)
+    }
+
+    fn sent(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
+        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
+            return Err(self.wrong(at, "a second answer"));
+        };
+        let Some(head) = wire::read_sent(frame.body).filter(|head| head.seq > self.base()) else {
+            return Err(self.wrong(at, "an answer that does not fit what was sent"));
+        };
+        let base = self.base();
+        self.members[at].acked(head.seq - base);
+        self.findings.acked += 1;
+        self.in_flight -= 1;
+        if self.since_begin(flight.intended_us).is_some() {
+            self.findings.ack.record(Duration::from_micros(self.now_us.saturating_sub(flight.intended_us)));
+        }
+        self.speak(at);
+        Ok(())
+    }
+
+    fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
+        let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
+        if self.connections[at].arrive(frame.head.request_id).is_none() {
+            return Err(self.wrong(at, error));
+        }
+        self.in_flight -= 1;
+        self.findings.refused += 1;
+        self.findings.first_refusal.get_or_insert_with(|| error.to_string());
+        self.speak(at);
+        Ok(())
+    }
+
+    fn pushed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
+        self.connections[at].pushes += 1;
+        let Some(speaking) = &self.task.speaking else { return Ok(()) };
+        let fits = |push: &wire::Pushed<'_>| {
+            push.conversation == speaking.conversation.as_str() && push.seq > speaking.base
+        };
+        let Some(push) = wire::read_push(body).filter(fits) else {
+            return Err(self.wrong(at, "a push of a message that is not for it"));
+        };
+        let (number, intended_us) = (push.seq - speaking.base, push.stamp.intended_us);
+        if self.members[at].pushed(number) {
+            self.findings.delivered += 1;
+        }
+        if let Some(since) = self.since_begin(intended_us) {
+            let latency = Duration::from_micros(self.now_us.saturating_sub(intended_us));
+            self.findings.push.record(latency);
+            self.findings.series.record(since, latency);
+        }
+        let connection = &self.connections[at];
+        if connection.pushes - connection.acked_pushes >= ACK_AFTER {
+            self.acknowledge(at);
+        }
+        Ok(())
+    }
+
+    /// How long after the measured time began, if it is within it.
+    fn since_begin(&self, intended_us: u64) -> Option<Duration> {
+        let begun = self.begun?.at_us;
+        let within = begun <= intended_us && self.ended.is_none_or(|mark| intended_us < mark.at_us);
+        within.then(|| Duration::from_micros(intended_us - begun))
+    }
+
+    /// Says what may be said: as much as may be in flight, or what waits for being sent.
+    fn speak(&mut self, at: usize) {
+        let (Phase::Speaking, Some(words), Some(speaking)) = (self.phase, &self.words, &self.task.speaking)
+        else {
+            return;
+        };
+        let window = u64::from(speaking.speakers) * u64::from(speaking.in_flight);
+        if speaking.rate.is_none() && self.are_listeners_behind(window) {
+            return;
+        }
+        let connection = &mut self.connections[at];
+        while connection.may_send() {
+            let due = match speaking.rate {
+                Some(_) => connection.backlog.pop_front(),
+                None => Some(Due { side: connection.take_turn(), intended_us: self.now_us }),
+            };
+            let Some(due) = due else { return };
+            let request_id = connection.depart(due, 0);
+            connection.asked_us = self.now_us;
+            self.in_flight += 1;
+            let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
+            let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter: 0 };
+            let single = Single { request_id, client_id, stamp };
+            wire::put_send(&mut self.out, self.framing, single, &words.opening, &words.tail);
+        }
+    }
+
+    /// Whether those that are to hear are far behind what was said. An answer says that a message is durable, not that all
+    /// have heard it: without this the sockets' buffers would fill, and their length would be measured.
+    fn are_listeners_behind(&self, window: u64) -> bool {
+        let listeners = (self.connections.len() as u64).saturating_sub(1);
+        self.findings.delivered + window * listeners < self.findings.acked * listeners
+    }
+
+    /// Without a rate: says more, once the listeners have caught up.
+    fn go_on(&mut self) -> Result<(), LoadError> {
+        let pace = self.task.speaking.as_ref().filter(|speaking| speaking.rate.is_none());
+        let Some(speakers) = pace.map(|speaking| speaking.speakers as usize) else { return Ok(()) };
+        if self.phase != Phase::Speaking || self.task.first != 0 {
+            return Ok(());
+        }
+        for at in 0..speakers {
+            self.speak(at);
+            self.flush(at)?;
+        }
+        Ok(())
+    }
+
+    /// With a rate: says what is due, or puts it where it waits for an answer to make room.
+    fn issue(&mut self) -> Result<(), LoadError> {
+        let Some(speakers) = self.task.speaking.as_ref().map(|speaking| u64::from(speaking.speakers)) else {
+            return Ok(());
+        };
+        if self.phase != Phase::Speaking {
+            return Ok(());
+        }
+        while let Some((number, intended_us)) = self.schedule.as_mut().and_then(|all| all.take(self.now_us)) {
+            let at = usize::try_from(number % speakers).unwrap_or_default();
+            let side = SideId(u32::try_from(at).unwrap_or(u32::MAX));
+            self.connections[at].backlog.push_back(Due { side, intended_us });
+            self.speak(at);
+            self.flush(at)?;
+        }
+        Ok(())
+    }
+
+    /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
+    fn sweep(&mut self) -> Result<(), LoadError> {
+        while self.next_slice_us <= self.now_us {
+            for at in (self.slice..self.connections.len()).step_by(SLICES) {
+                let connection = &self.connections[at];
+                if connection.stage != Stage::Live {
+                    continue;
+                }
+                if connection.pushes > connection.acked_pushes {
+                    self.acknowledge(at);
+                } else if self.now_us.saturating_sub(connection.asked_us) >= self.heartbeat_us / 2 {
+                    self.ask(at, &Heartbeat {}.into());
+                }
+                self.flush(at)?;
+            }
+            self.slice = (self.slice + 1) % SLICES;
+            // What was missed is not made up for: the next round comes soon enough.
+            self.next_slice_us = (self.next_slice_us + SLICE_US).max(self.now_us.saturating_sub(SLICE_US));
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, at: usize) {
+        let connection = &mut self.connections[at];
+        connection.acked_pushes = connection.pushes;
+        let pushes = connection.pushes;
+        let seen = self.members[at].seen.upto;
+        let cursors = self.task.speaking.as_ref().filter(|_| seen > 0).map(|speaking| Cursor {
+            conversation: speaking.conversation.clone(),
+            seq: Seq(speaking.base + seen),
+        });
+        let ack = Ack { pushes, cursors: cursors.into_iter().collect() };
+        self.ask(at, &ack.into());
+    }
+
+    fn ask(&mut self, at: usize, request: &Request) {
+        let connection = &mut self.connections[at];
+        connection.asked_us = self.now_us;
+        wire::put_request(&mut self.out, self.framing, connection.other_request_id(), request);
+    }
+
+    /// Writes what was put out for this connection.
+    fn flush(&mut self, at: usize) -> Result<(), LoadError> {
+        if !self.out.is_empty() {
+            self.connections[at].write(&self.out).map_err(|error| self.wrong(at, error))?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {
+        LoadError::Connection { user: self.connections[at].user.clone(), problem: problem.to_string() }
+    }
+
+    /// What was found, once all have everything or the time for that is over.
+    fn settled(&mut self) -> Option<Findings> {
+        let Phase::Settling { head, until_us, quiet_since_us } = &mut self.phase else { return None };
+        let above = head.saturating_sub(self.task.speaking.as_ref().map_or(0, |speaking| speaking.base));
+        if self.members.iter().all(|member| member.seen.upto >= above) {
+            let since = *quiet_since_us.get_or_insert(self.now_us);
+            if self.now_us - since < GRACE_US {
+                return None;
+            }
+        } else if self.now_us < *until_us {
+            return None;
+        }
+        let mut findings = std::mem::take(&mut self.findings);
+        if let (Some(begun), Some(ended)) = (self.begun, self.ended) {
+            let measured = Duration::from_micros(ended.at_us - begun.at_us);
+            findings.acked_per_s = rate(ended.acked - begun.acked, measured);
+            findings.delivered_per_s = rate(ended.delivered - begun.delivered, measured);
+        }
+        for member in &self.members {
+            findings.verdict.add(member.verdict(above));
+        }
+        findings.verdict.lost += self.in_flight + findings.refused;
+        Some(findings)
+    }
+}
