@@ -1,6 +1,7 @@
 //! The subcommands of the binary: one thin file each.
 
 pub mod admin;
+pub mod backup;
 pub mod bench;
 pub mod chat;
 pub mod check;
@@ -43,6 +44,10 @@ enum Command {
     Config(config::Args),
     /// Say whether a store is in order
     Check(check::CheckArgs),
+    /// Write everything in a node's store to one file, while it runs or not
+    Backup(backup::BackupArgs),
+    /// Make a store from a backup
+    Restore(backup::RestoreArgs),
     /// Measure a node, or the machine under it
     Bench(bench::BenchArgs),
     /// Operate a running node
@@ -59,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Bench(args) => bench::run(args),
         Command::Admin(args) => admin::run(&args),
         Command::Completions(args) => completions::run(&args),

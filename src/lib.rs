@@ -11,5 +11,6 @@ pub mod load;
 pub mod net;
 pub mod node;
 pub mod node_file;
+pub mod operator;
 pub mod storage;
 pub mod telemetry;

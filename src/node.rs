@@ -50,6 +50,7 @@ use crate::net::websocket::upgrade::WebSocketConfig;
 use crate::node_file::NodeFile;
 use crate::storage::Stores;
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 
 /// How often sessions are looked over: silent ones, overdue acknowledgements.
@@ -217,7 +218,7 @@ async fn start_actors(
     let conversations = Conversations::new(shards, store.epoch(), surroundings, cell.clone());
     supervisor.supervise(supervisor::Supervised {
         directory: directory.clone(),
-        hub,
+        hub: hub.clone(),
         conversations: conversations.clone(),
         sessions: sessions.clone(),
         metrics: metrics.clone(),
@@ -234,6 +235,8 @@ async fn start_actors(
         hooks,
         clock,
         metrics,
+        audit: Audit::new(clock),
+        hub,
         supervisor: cell,
     }))
 }

@@ -1,9 +1,10 @@
 //! What a node tells about itself: numbers for machines ([`metrics`]) and lines for people ([`logging`]).
 
+pub mod audit;
 pub mod door;
 pub mod logging;
 pub mod metrics;
-mod process;
+pub(crate) mod process;
 mod source;
 pub mod store;
 

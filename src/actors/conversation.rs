@@ -27,7 +27,7 @@ use convoke_protocol::id::{ConversationId, Seq, SessionId, UserId};
 use convoke_protocol::request::changes::Retention;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 use self::change::Targets;
@@ -220,7 +220,16 @@ pub struct Activation {
 pub struct ConversationHandle {
     conversation: ConversationId,
     actor: ActorRef<Message>,
-    used_ms: Arc<AtomicU64>,
+    shown: Arc<Shown>,
+}
+
+/// What an activation shows without being asked.
+#[derive(Debug, Default)]
+struct Shown {
+    /// When it was last asked for something.
+    used_ms: AtomicU64,
+    /// What it holds in memory.
+    bytes: AtomicUsize,
 }
 
 impl PartialEq for ConversationHandle {
@@ -249,7 +258,7 @@ impl ConversationHandle {
     /// # Errors
     /// The request itself: hand it to the shard.
     pub fn request(&self, request: Request, now_ms: u64) -> Result<(), Request> {
-        self.used_ms.store(now_ms, Ordering::Relaxed);
+        self.shown.used_ms.store(now_ms, Ordering::Relaxed);
         match self.actor.cast(Message::Request(request)) {
             Err(ractor::MessagingErr::SendErr(Message::Request(request))) => Err(request),
             _ => Ok(()),
@@ -258,7 +267,12 @@ impl ConversationHandle {
 
     /// When it was last asked for something, in milliseconds of the node's monotonic clock.
     pub fn used_ms(&self) -> u64 {
-        self.used_ms.load(Ordering::Relaxed)
+        self.shown.used_ms.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that it holds, about: its own structures and what it remembers, without the store's.
+    pub fn bytes(&self) -> usize {
+        self.shown.bytes.load(Ordering::Relaxed)
     }
 
     /// The directory's answer to a watch: `users` of those asked for are watched, and these sessions are online.
@@ -302,10 +316,11 @@ impl ConversationHandle {
     /// The actor cannot be started.
     pub async fn activate(activation: Activation, supervisor: &ActorCell) -> Result<Self, ractor::SpawnErr> {
         let conversation = activation.conversation.clone();
-        let used_ms = Arc::new(AtomicU64::new(activation.surroundings.clock.monotonic_ms()));
-        let args = (activation, used_ms.clone());
+        let used_ms = AtomicU64::new(activation.surroundings.clock.monotonic_ms());
+        let shown = Arc::new(Shown { used_ms, bytes: AtomicUsize::new(size_of::<State>()) });
+        let args = (activation, shown.clone());
         let (actor, _) = Actor::spawn_linked(None, ConversationActor, args, supervisor.clone()).await?;
-        Ok(Self { conversation, actor, used_ms })
+        Ok(Self { conversation, actor, shown })
     }
 }
 
@@ -328,15 +343,15 @@ struct State {
 impl Actor for ConversationActor {
     type Msg = Message;
     type State = State;
-    type Arguments = (Activation, Arc<AtomicU64>);
+    type Arguments = (Activation, Arc<Shown>);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        (activation, used_ms): Self::Arguments,
+        (activation, shown): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let conversation = activation.conversation.clone();
-        let handle = ConversationHandle { conversation, actor: myself.clone(), used_ms };
+        let handle = ConversationHandle { conversation, actor: myself.clone(), shown };
         let surroundings = activation.surroundings.clone();
         let (stamps, stamp, after_crash) =
             (activation.stamps.clone(), activation.stamp, activation.after_crash);
@@ -456,6 +471,8 @@ impl State {
 
     fn arm_wake(&mut self, myself: &ActorRef<Message>) {
         let Phase::Serving(serving) = &mut self.phase else { return };
+        let bytes = size_of::<Self>() + size_of::<Serving>() + serving.held_bytes();
+        self.handle.shown.bytes.store(bytes, Ordering::Relaxed);
         let Some(after) = serving.take_wake() else { return };
         let now_ms = self.activation.surroundings.clock.monotonic_ms();
         let at_ms = now_ms + u64::try_from(after.as_millis()).unwrap_or(u64::MAX);

@@ -13,6 +13,7 @@ use convoke_protocol::event::Lagged;
 use convoke_protocol::frame::Event;
 use convoke_protocol::id::{ConversationId, Seq, SessionId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::encode::PushBatch;
@@ -46,7 +47,20 @@ enum Message {
     Publish(Publication),
     /// Something that is not kept, for all listeners but one.
     Signal(ConversationId, Box<Event>, SessionId),
+    /// How many listen to this conversation.
+    Count(ConversationId, oneshot::Sender<usize>),
+    /// What is held.
+    Measure(oneshot::Sender<HubMemory>),
     InjectPanic,
+}
+
+/// What the hub holds in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HubMemory {
+    /// Listeners of all conversations together.
+    pub listeners: usize,
+    /// Bytes of the lists: a pointer for each listener.
+    pub bytes: usize,
 }
 
 struct HubActor {
@@ -99,6 +113,12 @@ impl HubActor {
     }
 }
 
+fn measure(listeners: &Listeners) -> HubMemory {
+    let lists = listeners.capacity() * size_of::<(ConversationId, Vec<Arc<SessionShared>>)>();
+    let pointers = listeners.values().map(|list| list.capacity() * size_of::<Arc<SessionShared>>());
+    HubMemory { listeners: listeners.values().map(Vec::len).sum(), bytes: lists + pointers.sum::<usize>() }
+}
+
 impl Actor for HubActor {
     type Msg = Message;
     type State = Listeners;
@@ -141,6 +161,13 @@ impl Actor for HubActor {
                         session.tell_if_room(&event);
                     }
                 }
+            }
+            // Nobody waits any more: fine.
+            Message::Count(conversation, reply) => {
+                let _ = reply.send(listeners.get(&conversation).map_or(0, Vec::len));
+            }
+            Message::Measure(reply) => {
+                let _ = reply.send(measure(listeners));
             }
             Message::InjectPanic => panic!("injected for a test"),
         }
@@ -227,6 +254,26 @@ impl Hub {
     /// Tells an event that is not kept to all listeners but one; left out where much waits.
     pub fn signal(&self, conversation: &ConversationId, event: Event, from: SessionId) {
         self.cast(conversation, Message::Signal(conversation.clone(), Box::new(event), from));
+    }
+
+    /// How many sessions of this node get the pushes of a conversation.
+    pub async fn listeners(&self, conversation: &ConversationId) -> usize {
+        let (reply, answer) = oneshot::channel();
+        self.cast(conversation, Message::Count(conversation.clone(), reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// What it holds in memory.
+    pub async fn memory(&self) -> HubMemory {
+        let mut all = HubMemory::default();
+        for stripe in self.stripes.iter() {
+            let (reply, answer) = oneshot::channel();
+            // A stripe that is being restarted holds nothing.
+            let _ = stripe.load().cast(Message::Measure(reply));
+            let HubMemory { listeners, bytes } = answer.await.unwrap_or_default();
+            all = HubMemory { listeners: all.listeners + listeners, bytes: all.bytes + bytes };
+        }
+        all
     }
 
     /// Makes the stripe of a conversation panic (tests of supervision).

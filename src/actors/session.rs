@@ -73,6 +73,11 @@ impl SessionShared {
         self.tell(Message::InjectPanic);
     }
 
+    /// Bytes of memory it holds beside its queue, about: itself and its names.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.user.as_str().len() + self.device.as_str().len() + self.app.capacity()
+    }
+
     fn tell(&self, message: Message) {
         if let Some(actor) = self.actor.get() {
             // An actor that is gone has closed the connection already.

@@ -369,6 +369,25 @@ impl Conversations {
         self.0.active.len()
     }
 
+    /// Bytes that all of them hold, about.
+    pub fn held_bytes(&self) -> usize {
+        self.0.active.iter().map(|entry| entry.value().bytes()).sum()
+    }
+
+    /// Bytes that a conversation holds, about; `None` if it is not active.
+    pub fn bytes_of(&self, conversation: &ConversationId) -> Option<usize> {
+        self.0.active.get(conversation).map(|handle| handle.bytes())
+    }
+
+    /// The active conversations above `after`, by id, at most `limit`.
+    pub fn active_after(&self, after: Option<&ConversationId>, limit: usize) -> Vec<ConversationId> {
+        let ids = self.0.active.iter().map(|entry| entry.key().clone());
+        let mut ids: Vec<_> = ids.filter(|id| after.is_none_or(|after| id > after)).collect();
+        ids.sort_unstable();
+        ids.truncate(limit);
+        ids
+    }
+
     /// Tells every active conversation that the directory or the hub lost what it knew.
     pub fn refresh(&self) {
         for entry in &self.0.active {

@@ -9,13 +9,17 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use convoke_protocol::id::UserId;
+use futures_util::stream::{BoxStream, StreamExt as _};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -71,32 +75,61 @@ pub enum Denied {
     WrongRole,
 }
 
+/// What an answer carries.
+pub enum AdminBody {
+    /// All of it.
+    Whole(Bytes),
+    /// Piece by piece; an error cuts the connection, so that nobody takes what came for the whole.
+    Pieces(BoxStream<'static, io::Result<Bytes>>),
+}
+
+impl std::fmt::Debug for AdminBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(bytes) => f.debug_tuple("Whole").field(bytes).finish(),
+            Self::Pieces(_) => f.write_str("Pieces(..)"),
+        }
+    }
+}
+
+impl From<Bytes> for AdminBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
+}
+
 /// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct AdminResponse {
     /// The HTTP status.
     pub status: u16,
     /// The body's MIME type.
     pub content_type: &'static str,
     /// The body.
-    pub body: Bytes,
+    pub body: AdminBody,
 }
 
 impl AdminResponse {
     /// A line of text.
     pub fn text(status: u16, text: impl std::fmt::Display) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: format!("{text}\n").into() }
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: Bytes::from(format!("{text}\n")).into(),
+        }
     }
 
     /// A JSON document.
     pub fn json(status: u16, value: &serde_json::Value) -> Self {
-        Self { status, content_type: "application/json", body: format!("{value}\n").into() }
+        Self { status, content_type: "application/json", body: Bytes::from(format!("{value}\n")).into() }
     }
 }
 
 /// A request that was let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminRequest {
+    /// Whose token let it through.
+    pub who: UserId,
     /// The method in capitals.
     pub method: String,
     /// The path, `/` first.
@@ -109,11 +142,11 @@ pub struct AdminRequest {
 
 /// What stands behind the admin listener.
 pub trait AdminApi: Send + Sync + 'static {
-    /// Checks a bearer token.
+    /// Checks a bearer token, and says whose it is.
     ///
     /// # Errors
     /// It is not one of role `service`.
-    fn authorize(&self, token: &str) -> Result<(), Denied>;
+    fn authorize(&self, token: &str) -> Result<UserId, Denied>;
 
     /// Whether the node serves.
     ///
@@ -254,13 +287,22 @@ async fn serve<A: AdminApi>(stream: TcpStream, api: Arc<A>, mut stopping: watch:
     }
 }
 
-async fn respond<A: AdminApi>(api: &A, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond<A: AdminApi>(
+    api: &A,
+    request: Request<Incoming>,
+) -> Response<UnsyncBoxBody<Bytes, io::Error>> {
     let answer = match tokio::time::timeout(REQUEST_TIME, route(api, request)).await {
         Ok(answer) => answer,
         Err(_) => AdminResponse::text(503, "not answered in time"),
     };
     let unauthorized = answer.status == 401;
-    let mut response = Response::new(Full::new(answer.body));
+    let body = match answer.body {
+        AdminBody::Whole(bytes) => BodyExt::boxed_unsync(Full::new(bytes).map_err(|never| match never {})),
+        AdminBody::Pieces(pieces) => {
+            BodyExt::boxed_unsync(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))))
+        }
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     if unauthorized {
@@ -281,7 +323,7 @@ async fn route<A: AdminApi>(api: &A, request: Request<Incoming>) -> AdminRespons
         "/metrics" => AdminResponse {
             status: 200,
             content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body: api.metrics().into(),
+            body: Bytes::from(api.metrics()).into(),
         },
         _ => guarded(api, request).await,
     }
@@ -293,11 +335,11 @@ async fn guarded<A: AdminApi>(api: &A, request: Request<Incoming>) -> AdminRespo
     let Some(token) = token else {
         return AdminResponse::text(401, "this needs Authorization: Bearer with a token of role service");
     };
-    match api.authorize(token) {
-        Ok(()) => {}
+    let who = match api.authorize(token) {
+        Ok(who) => who,
         Err(denied @ Denied::BadToken(_)) => return AdminResponse::text(401, denied),
         Err(denied @ Denied::WrongRole) => return AdminResponse::text(403, denied),
-    }
+    };
     // Only now: nobody without a token makes the node hold a body.
     let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
@@ -307,6 +349,7 @@ async fn guarded<A: AdminApi>(api: &A, request: Request<Incoming>) -> AdminRespo
         Err(error) => return AdminResponse::text(400, error),
     };
     api.call(AdminRequest {
+        who,
         method: head.method.as_str().to_owned(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or("").to_owned(),

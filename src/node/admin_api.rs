@@ -1,9 +1,14 @@
-//! What stands behind the admin listener.
+//! What stands behind the admin listener: the calls of `docs/operations.md`.
+
+mod looking;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use convoke_protocol::id::UserId;
 use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::connection_limits;
 use super::engine::{SessionEngine, session_rules};
@@ -11,10 +16,12 @@ use crate::actors::session::dispatch::Services;
 use crate::auth::{Role, SigningKey, Verifier};
 use crate::cmd::serve::{Args, Setup};
 use crate::config::{Config, ReloadReport, diff_reload};
-use crate::net::admin::{AdminApi, AdminRequest, AdminResponse, Denied};
+use crate::net::admin::{AdminApi, AdminBody, AdminRequest, AdminResponse, Denied};
 use crate::net::listener::Net;
 use crate::net::tls::TlsAcceptor;
+use crate::operator::{AuditLines, AuditPage, MAX_LINES, WhichConversation, WhichSessions};
 use crate::storage::Health;
+use crate::storage::ReadError;
 use crate::storage::embedded::EmbeddedStore;
 use crate::telemetry::LogHandle;
 
@@ -70,9 +77,9 @@ impl NodeAdmin {
 }
 
 impl AdminApi for NodeAdmin {
-    fn authorize(&self, token: &str) -> Result<(), Denied> {
+    fn authorize(&self, token: &str) -> Result<UserId, Denied> {
         match self.services.verifier.load().verify(token, self.services.clock.wall()) {
-            Ok(claims) if claims.role == Role::Service => Ok(()),
+            Ok(claims) if claims.role == Role::Service => Ok(claims.user),
             Ok(_) => Err(Denied::WrongRole),
             Err(error) => Err(Denied::BadToken(error.to_string())),
         }
@@ -97,13 +104,111 @@ impl AdminApi for NodeAdmin {
     }
 
     async fn call(&self, request: AdminRequest) -> AdminResponse {
-        match (request.method.as_str(), request.path.as_str()) {
-            ("POST", "/v1/reload") => match self.reload() {
-                Ok(report) => AdminResponse::json(200, &serde_json::json!(report)),
+        let Some(call) = request.path.strip_prefix("/v1/").and_then(Call::named) else {
+            return AdminResponse::text(404, "there is no such thing here");
+        };
+        let looks = !call.acts() && request.method == "GET";
+        if request.method != "POST" && !looks {
+            return AdminResponse::text(405, "this is asked with POST and a JSON object, {} at least");
+        }
+        self.answer(call, &request).await.unwrap_or_else(|refusal| refusal)
+    }
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Sessions,
+    Kick,
+    Conversations,
+    Conversation,
+    Groups,
+    Memory,
+    Reload,
+    Backup,
+    Audit,
+}
+
+impl Call {
+    const ALL: [(&'static str, Self); 9] = [
+        ("sessions", Self::Sessions),
+        ("kick", Self::Kick),
+        ("conversations", Self::Conversations),
+        ("conversation", Self::Conversation),
+        ("groups", Self::Groups),
+        ("memory", Self::Memory),
+        ("reload", Self::Reload),
+        ("backup", Self::Backup),
+        ("audit", Self::Audit),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, call)| *call)
+    }
+
+    /// Whether it does something, beside telling what there is.
+    fn acts(self) -> bool {
+        matches!(self, Self::Kick | Self::Reload | Self::Backup)
+    }
+}
+
+/// The JSON object that a call carries; none is an empty one.
+fn asked<T: DeserializeOwned>(request: &AdminRequest) -> Result<T, AdminResponse> {
+    let body: &[u8] = if request.body.is_empty() { b"{}" } else { &request.body };
+    serde_json::from_slice(body).map_err(|error| AdminResponse::text(400, format!("the request: {error}")))
+}
+
+fn told(answer: &impl Serialize) -> AdminResponse {
+    AdminResponse::json(200, &serde_json::json!(answer))
+}
+
+/// For `map_err`: the store cannot be read now.
+fn unreadable(error: ReadError) -> AdminResponse {
+    AdminResponse::text(503, error)
+}
+
+impl NodeAdmin {
+    async fn answer(&self, call: Call, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let services = &*self.services;
+        let record = |act: &str, on: &str| services.audit.record(&request.who, act, on, None);
+        Ok(match call {
+            Call::Sessions => told(&looking::sessions(services, &asked(request)?)),
+            Call::Kick => {
+                let which: WhichSessions = asked(request)?;
+                let kicked = looking::kick(services, &which).map_err(|why| AdminResponse::text(400, why))?;
+                let user = which.user.map(|user| user.to_string());
+                let session = which.session.map(|session| session.to_string());
+                record("kick", &user.or(session).unwrap_or_default());
+                told(&kicked)
+            }
+            Call::Conversations => {
+                told(&looking::conversations(services, &asked(request)?).await.map_err(unreadable)?)
+            }
+            Call::Conversation => {
+                let WhichConversation { conversation } = asked(request)?;
+                match looking::conversation(services, &conversation).await.map_err(unreadable)? {
+                    Some(state) => told(&state),
+                    None => AdminResponse::text(404, format!("there is no conversation {conversation}")),
+                }
+            }
+            Call::Groups => told(&looking::groups(services, &asked(request)?).await.map_err(unreadable)?),
+            Call::Memory => told(&looking::memory(services, &self.store).await),
+            Call::Reload => match self.reload() {
+                Ok(report) => {
+                    record("reload", "the configuration");
+                    told(&report)
+                }
                 Err(error) => AdminResponse::text(422, format!("{error:#}")),
             },
-            (_, "/v1/reload") => AdminResponse::text(405, "POST reads the configuration again"),
-            _ => AdminResponse::text(404, "there is no such thing here"),
-        }
+            Call::Backup => {
+                record("backup", "the store");
+                let body = AdminBody::Pieces(self.store.backup(services.clock.wall().0));
+                AdminResponse { status: 200, content_type: "application/octet-stream", body }
+            }
+            Call::Audit => {
+                let AuditPage { limit } = asked(request)?;
+                told(&AuditLines { lines: services.audit.last(limit.unwrap_or(MAX_LINES)) })
+            }
+        })
     }
 }

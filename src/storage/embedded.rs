@@ -18,6 +18,7 @@
 //! (`unshare -rm sh -c 'mount -t tmpfs -o size=80m none DIR && …'`), or, without any rights, with
 //! `sh -c 'trap "" XFSZ; ulimit -f BLOCKS; exec …'`, which makes writes beyond that file size fail with `EFBIG`.
 
+mod backup;
 mod check;
 mod cursors;
 mod database;
@@ -61,6 +62,7 @@ use super::{
     RowsAbove, SettingsChange, Tail, UserConversationStore, WriteError, WriteStamp,
 };
 
+pub use self::backup::{BackupError, Contents, Volume, backup, restore};
 pub use self::check::{CheckReport, Finding, MAX_FINDINGS, Rule, check};
 pub use self::format::{FORMAT_VERSION, Format};
 pub use self::stats::{BATCH_APPENDS, Buckets, COMMIT_MICROS, StoreStats};
@@ -183,6 +185,17 @@ pub struct EmbeddedStore {
     claims: tokio::sync::Mutex<()>,
 }
 
+/// What a store holds in memory, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreMemory {
+    /// What waits to be written.
+    pub queue_bytes: usize,
+    /// Rows that are in the journal and not yet in a table.
+    pub memtable_bytes: usize,
+    /// Blocks that were read.
+    pub cache_bytes: usize,
+}
+
 impl EmbeddedStore {
     /// Opens the store in a directory, or creates it. Blocks.
     ///
@@ -246,6 +259,18 @@ impl EmbeddedStore {
     pub fn stats(&self) -> Arc<StoreStats> {
         self.shared.stats.queue_bytes.store(self.shared.queue.weight() as u64, Ordering::Relaxed);
         self.shared.stats.clone()
+    }
+
+    /// What it holds in memory.
+    pub fn memory(&self) -> StoreMemory {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let rows = self.rows.load();
+        let database = rows.as_ref().map(|rows| &rows.database);
+        StoreMemory {
+            queue_bytes: self.shared.queue.weight(),
+            memtable_bytes: database.map_or(0, |database| size(database.write_buffer_size())),
+            cache_bytes: database.map_or(0, |database| size(database.cache_size())),
+        }
     }
 
     /// The epoch of this owner: one more than that of whoever opened the store before.

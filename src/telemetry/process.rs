@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(super) struct ProcessCollector;
 
 /// Resident memory of this process in bytes, as the kernel says it.
-fn resident_bytes() -> Option<i64> {
+pub(crate) fn resident_bytes() -> Option<i64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -17,6 +17,7 @@ mod durability;
 mod group_model;
 mod groups;
 mod hostile;
+mod operator;
 mod retention;
 mod retry;
 mod sdk;

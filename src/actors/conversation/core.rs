@@ -316,6 +316,14 @@ impl<R> ConversationCore<R> {
         self.head
     }
 
+    /// Bytes on the heap, about: bodies that wait, what is remembered for deduplication, members.
+    pub fn held_bytes(&self) -> usize {
+        self.dedup.held_bytes()
+            + self.queue_bytes
+            + self.queue.capacity() * size_of::<Pending<R>>()
+            + self.group.as_ref().map_or(0, Group::held_bytes)
+    }
+
     /// The group, as committed entries say.
     pub fn group(&self) -> Option<&Group> {
         self.group.as_ref()

@@ -132,6 +132,12 @@ impl DedupWindow {
         self.committed.front().map(|(_, seq, _)| *seq)
     }
 
+    /// Bytes on the heap, about.
+    pub fn held_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<(Key, Option<Place>, u8)>()
+            + self.committed.capacity() * size_of::<(Duration, Seq, Key)>()
+    }
+
     /// How many sends the window knows.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -105,6 +105,17 @@ impl Serving {
         activation.surroundings.directory.watch(self.watched.iter().cloned().collect(), &self.handle);
     }
 
+    /// Bytes on the heap, about: what is remembered for deduplication, members, listeners, what waits.
+    pub(super) fn held_bytes(&self) -> usize {
+        /// An entry of a hash table beside its key and value, at the usual load.
+        const SLOT: usize = 8;
+        self.core.held_bytes()
+            + self.watched.capacity() * (size_of::<UserId>() + SLOT)
+            + self.listeners.capacity() * (size_of::<(SessionId, UserId)>() + SLOT)
+            + self.steps.capacity() * size_of::<Step>()
+            + self.origins.capacity() * size_of::<(Seq, SessionId)>()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.core.is_idle() && self.steps.is_empty() && self.retain.is_none()
     }

@@ -28,12 +28,14 @@ use super::{SessionHandle, SessionShared, SessionTable};
 use crate::actors::conversation::core::SendCommand;
 use crate::actors::directory::Directory;
 use crate::actors::directory::core::SessionPolicy;
+use crate::actors::hub::Hub;
 use crate::actors::reply::Reply;
 use crate::actors::shard::Conversations;
 use crate::auth::{Role, Verifier};
 use crate::clock::Clock;
 use crate::hooks::{self, Hooks};
 use crate::storage::Stores;
+use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 
 /// The longest text in a `Hello`, in bytes.
@@ -74,6 +76,8 @@ pub struct Services {
     pub directory: Directory,
     /// The live sessions of this node.
     pub sessions: SessionTable,
+    /// Who listens to what.
+    pub hub: Hub,
     /// Who numbers messages.
     pub conversations: Conversations,
     /// What is kept.
@@ -84,6 +88,8 @@ pub struct Services {
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What services and operators did.
+    pub audit: Audit,
     /// Whom the sessions' actors are linked to.
     pub supervisor: ActorCell,
 }

@@ -119,6 +119,12 @@ impl Egress {
         }
     }
 
+    /// Bytes of memory it holds: itself and what waits for the socket.
+    pub fn held_bytes(&self) -> usize {
+        let queue = self.queue.lock();
+        size_of::<Self>() + queue.bytes + queue.frames.capacity() * size_of::<Bytes>()
+    }
+
     /// How this connection frames.
     pub fn framing(&self) -> Framing {
         self.framing

@@ -11,14 +11,9 @@ use crate::actors::conversation::core::SendCommand;
 use crate::auth::{Role, SYSTEM_USER};
 
 impl Reader<'_> {
-    /// Writes down what a service did, under a log target of its own.
+    /// Writes down what a service did.
     pub(super) fn audit(&self, act: &str, on: &str, seq: Option<Seq>) {
-        tracing::info!(
-            target: "convoke::audit",
-            service = %self.session.user, device = %self.session.device, session = %self.session.id,
-            act, on, seq = seq.map(|seq| seq.0),
-            "a service acted"
-        );
+        self.services.audit.record(&self.session.user, act, on, seq);
     }
 
     pub(super) async fn send_as(&self, ask: SendAs) -> Result<SentAs, RequestError> {

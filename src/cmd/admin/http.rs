@@ -1,94 +1,150 @@
 //! As much of HTTP as one question to the admin listener needs: HTTP/1.0, so that the answer ends with the connection and
 //! is never chunked.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long to wait for the connection, and for each piece of the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The longest answer.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// The longest head of an answer.
+const MAX_HEAD_BYTES: u64 = 16 << 10;
 
-/// An answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Response {
+/// The longest answer that is kept in memory.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// An answer whose body is still to be read.
+#[derive(Debug)]
+pub(super) struct Answer {
     /// Such as 200.
     pub(super) status: u16,
-    /// What follows the head.
-    pub(super) body: Vec<u8>,
+    /// How long the body is, if that was said.
+    length: Option<u64>,
+    body: BufReader<TcpStream>,
 }
 
-/// Sends an empty POST and waits for its answer.
-pub(super) fn post(address: SocketAddr, path: &str, token: &str) -> io::Result<Response> {
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// Sends a POST and waits for the head of its answer.
+pub(super) fn post(address: SocketAddr, path: &str, token: &str, body: &[u8]) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
     );
-    stream.write_all(head.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
+    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let mut body = BufReader::new(stream);
+    let (status, length) = read_head(&mut body)?;
+    Ok(Answer { status, length, body })
 }
 
-fn parse(answer: &[u8]) -> Option<Response> {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.trim_end().split('\r').next()?;
-    let body = answer[end + 4..].to_vec();
-    let declared = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>())
-    });
-    let whole = declared.is_none_or(|length| length == Ok(body.len()));
-    Some(Response { status: status.parse().ok().filter(|_| whole)?, body })
+/// The status, and the body's length if it is said.
+fn read_head(stream: &mut BufReader<impl Read>) -> io::Result<(u16, Option<u64>)> {
+    let mut head = stream.take(MAX_HEAD_BYTES);
+    let mut line = String::new();
+    let mut next = |line: &mut String| {
+        line.clear();
+        head.read_line(line)?;
+        if line.ends_with('\n') { Ok(()) } else { Err(invalid("the answer is not HTTP")) }
+    };
+    next(&mut line)?;
+    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+    let status = status.ok_or_else(|| invalid("the answer is not HTTP"))?;
+    let mut length = None;
+    loop {
+        next(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = Some(value.trim().parse().map_err(|_| invalid("the answer is not HTTP"))?);
+        }
+    }
+    Ok((status, length))
+}
+
+impl Answer {
+    /// The whole body.
+    pub(super) fn whole(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        (&mut self.body).take(MAX_ANSWER_BYTES).read_to_end(&mut body)?;
+        self.check_length(body.len() as u64)?;
+        Ok(body)
+    }
+
+    /// Writes the body out as it comes; how many bytes it has.
+    pub(super) fn copy_to(&mut self, out: &mut impl Write) -> io::Result<u64> {
+        let copied = io::copy(&mut self.body, out)?;
+        self.check_length(copied)?;
+        Ok(copied)
+    }
+
+    fn check_length(&self, read: u64) -> io::Result<()> {
+        let whole = self.length.is_none_or(|length| length == read);
+        if whole { Ok(()) } else { Err(invalid("the answer was cut short")) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::thread::JoinHandle;
 
     use super::*;
 
+    /// Answers one question; its head and body come back.
+    fn server(answer: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"{}") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                asked.push(byte[0]);
+            }
+            stream.write_all(answer).unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        (address, served)
+    }
+
     #[test]
     fn answers_are_read_whole_or_not_at_all() {
-        let ok = |status, body: &[u8]| Some(Response { status, body: body.to_vec() });
-        let cases: [(&[u8], _); 7] = [
-            (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", ok(200, b"{}")),
-            (b"HTTP/1.0 401 Unauthorized\r\n\r\nno", ok(401, b"no")),
-            (b"HTTP/1.1 204\r\n\r\n", ok(204, b"")),
+        type Read = Option<(u16, &'static [u8])>;
+        let cases: [(&'static [u8], Read); 7] = [
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", Some((200, b"{}"))),
+            (b"HTTP/1.0 401 Unauthorized\r\n\r\nno", Some((401, b"no"))),
+            (b"HTTP/1.1 204\r\n\r\n", Some((204, b""))),
             (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", None),
             (b"HTTP/1.1 200 OK\r\ncontent-le", None),
             (b"SSH-2.0-x\r\n\r\n", None),
             (b"", None),
         ];
         for (answer, expected) in cases {
-            assert_eq!(parse(answer), expected, "{}", String::from_utf8_lossy(answer));
+            let (address, served) = server(answer);
+            let read = post(address, "/v1/x", "abc", b"{}")
+                .and_then(|mut answer| answer.whole().map(|body| (answer.status, body)));
+            let expected = expected.map(|(status, body)| (status, body.to_vec()));
+            assert_eq!(read.ok(), expected, "{}", String::from_utf8_lossy(answer));
+            served.join().unwrap();
         }
     }
 
     #[test]
-    fn the_question_carries_the_token() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let address = listener.local_addr().expect("bound");
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("accepted");
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).expect("read");
-                head.push(byte[0]);
-            }
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfine").expect("written");
-            String::from_utf8(head).expect("text")
-        });
-        let response = post(address, "/v1/reload", "abc").expect("answered");
-        assert_eq!(response, Response { status: 200, body: b"fine".to_vec() });
-        let head = server.join().expect("ended");
-        assert!(head.starts_with("POST /v1/reload HTTP/1.0\r\n"), "{head}");
-        assert!(head.contains("\r\nAuthorization: Bearer abc\r\n"), "{head}");
+    fn the_question_carries_the_token_and_the_body() {
+        let (address, served) = server(b"HTTP/1.0 200 OK\r\n\r\nfine");
+        let mut answer = post(address, "/v1/reload", "abc", b"{}").unwrap();
+        let mut body = Vec::new();
+        assert_eq!((answer.status, answer.copy_to(&mut body).unwrap()), (200, 4));
+        assert_eq!(body, b"fine");
+        let asked = served.join().unwrap();
+        assert!(asked.starts_with("POST /v1/reload HTTP/1.0\r\n"), "{asked}");
+        assert!(asked.contains("\r\nAuthorization: Bearer abc\r\n"), "{asked}");
+        assert!(asked.ends_with("\r\nContent-Length: 2\r\n\r\n{}"), "{asked}");
     }
 }

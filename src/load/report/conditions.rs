@@ -171,7 +171,7 @@ fn unescape(field: &str) -> Vec<u8> {
 }
 
 /// Seconds since 1970 as a date and time in UTC.
-fn utc(seconds: u64) -> String {
+pub(crate) fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years that begin with March end with the leap day; an era is 400 of them, 146,097 days.
     let days = days + 719_468;

@@ -9,9 +9,9 @@ struct Api {
 }
 
 impl AdminApi for Api {
-    fn authorize(&self, token: &str) -> Result<(), Denied> {
+    fn authorize(&self, token: &str) -> Result<UserId, Denied> {
         match token {
-            "service" => Ok(()),
+            "service" => Ok(UserId::new("backend").unwrap()),
             "user" => Err(Denied::WrongRole),
             _ => Err(Denied::BadToken("the token is no token".into())),
         }
@@ -26,7 +26,7 @@ impl AdminApi for Api {
     }
 
     async fn call(&self, request: AdminRequest) -> AdminResponse {
-        let AdminRequest { method, path, query, body } = request;
+        let AdminRequest { method, path, query, body, who: _ } = request;
         match path.as_str() {
             "/json" => AdminResponse::json(200, &serde_json::json!({ "length": body.len() })),
             "/never" => std::future::pending().await,

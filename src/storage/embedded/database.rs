@@ -252,7 +252,7 @@ fn message_rows() -> KeyspaceCreateOptions {
         .compaction_strategy(Arc::new(merge))
 }
 
-fn lock(path: &PathBuf) -> Result<File, OpenError> {
+pub(super) fn lock(path: &PathBuf) -> Result<File, OpenError> {
     let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = open().map_err(|source| OpenError::io("open", path, source))?;
     match file.try_lock() {
