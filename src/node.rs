@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::event::{GoAway, NodeAddress};
+use convoke_protocol::id::UserId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::admin_api::NodeAdmin;
@@ -37,16 +38,17 @@ use crate::actors::hub::Hub;
 use crate::actors::session::SessionTable;
 use crate::actors::session::dispatch::Services;
 use crate::actors::shard::Conversations;
-use crate::auth::{SigningKey, Verifier};
+use crate::auth::{Role, SigningKey, Verifier};
 use crate::cluster::shard_map::ShardMap;
-use crate::cmd::serve::{Setup, welcome_text};
+use crate::cmd::serve::{Setup, page_text, welcome_text};
 use crate::config::{Config, tls};
 use crate::hooks::{Hooks, NoHooks};
 use crate::net::admin::{AdminConfig, AdminHandle, AdminListener};
 use crate::net::listener::slots::ConnectionLimits;
 use crate::net::listener::{Listener, ListenerConfig, Net, NetConfig, TlsMode, Transport};
 use crate::net::tls::{TlsAcceptor, TlsFiles};
-use crate::net::websocket::upgrade::WebSocketConfig;
+use crate::net::websocket::chat_page;
+use crate::net::websocket::upgrade::{Pages, WebSocketConfig};
 use crate::node_file::NodeFile;
 use crate::storage::Stores;
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
@@ -58,6 +60,9 @@ const SESSION_SWEEP: Duration = Duration::from_secs(1);
 
 /// How often conversations are looked over: those that may sleep.
 const CONVERSATION_SWEEP: Duration = Duration::from_secs(5);
+
+/// How long the links to the web chat are good that are printed at the start.
+const LINK_TTL: Duration = Duration::from_secs(3_600);
 
 /// How long a client waits before it comes back to a node that restarts, in milliseconds.
 const COME_BACK_MS: u32 = 500;
@@ -141,13 +146,16 @@ impl Node {
         };
         services.nodes.store(Arc::new(advertised(&config)));
         let stopping = Arc::new(AtomicBool::new(false));
+        let link_key = key.clone();
         let api =
             NodeAdmin::new(setup, key, store.clone(), services.clone(), net.clone(), tls, stopping.clone());
         net.start(tcp);
         net.start(ws);
         let admin = admin.start(Arc::new(api));
         file.write(data).with_context(|| format!("cannot write node.json in {}", data.display()))?;
-        announce(&file, data);
+        let has_page = config.websocket.chat && file.ws.ip().is_loopback() && !config.tls.applies_to(file.ws);
+        let token = |user: &str| Some(link_key.sign(&UserId::new(user).ok()?, Role::User, LINK_TTL));
+        announce(&file, data, if has_page { &token } else { &|_| None });
         start_sweeps(&services, config.conversations.passivate_after_ms.duration());
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
@@ -247,7 +255,7 @@ fn net_config(config: &Config) -> NetConfig {
         handshake_time: config.sessions.login_deadline_ms.duration(),
         websocket: WebSocketConfig {
             origins: config.websocket.origins.clone(),
-            ..WebSocketConfig::default()
+            pages: config.websocket.chat.then(|| Arc::new(chat_page::page) as Arc<Pages>),
         },
         ..NetConfig::default()
     }
@@ -293,10 +301,12 @@ fn advertised(config: &Config) -> Vec<NodeAddress> {
     vec![NodeAddress { node: config.node.id.clone(), tcp, ws }]
 }
 
-fn announce(file: &NodeFile, data: &Path) {
+fn announce(file: &NodeFile, data: &Path, token: &dyn Fn(&str) -> Option<String>) {
     // A caller that closed its end does not want to know.
     let _ = writeln!(std::io::stdout().lock(), "{}", file.ready_line());
-    let _ = write!(std::io::stderr().lock(), "{}", welcome_text(data, file.tcp));
+    let pages = ["alice", "bob"].map(|user| token(user).map(|token| (user, token)));
+    let text = welcome_text(data, file.tcp) + &page_text(file.ws, pages.into_iter().flatten());
+    let _ = write!(std::io::stderr().lock(), "{text}");
 }
 
 fn start_sweeps(services: &Arc<Services>, idle: Duration) {

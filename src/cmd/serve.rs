@@ -104,6 +104,13 @@ pub fn welcome_text(data: &Path, tcp: SocketAddr) -> String {
     )
 }
 
+/// The same in a browser: links that log in by themselves. Empty without any.
+pub fn page_text(ws: SocketAddr, users: impl Iterator<Item = (&'static str, String)>) -> String {
+    let links: String =
+        users.map(|(user, token)| format!("  {user}: http://{ws}/#token={token}\n")).collect();
+    if links.is_empty() { links } else { format!("Or each in a browser window, within an hour:\n{links}") }
+}
+
 /// A word as a shell takes it.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@%:,".contains(c);
@@ -123,6 +130,9 @@ mod tests {
         let plain = welcome_text(Path::new("convoke-data"), ([127, 0, 0, 1], 7_700).into());
         assert!(plain.contains("\n  convoke chat --user alice --to bob\n"), "{plain}");
         let other = welcome_text(Path::new("/tmp/it's"), ([127, 0, 0, 1], 9).into());
+        assert_eq!(page_text(([127, 0, 0, 1], 7_701).into(), std::iter::empty()), "");
+        let pages = page_text(([127, 0, 0, 1], 7_701).into(), [("alice", "x.y.z".to_owned())].into_iter());
+        assert!(pages.contains("\n  alice: http://127.0.0.1:7701/#token=x.y.z\n"), "{pages}");
         assert!(other.contains("--to alice --data '/tmp/it'\\''s' --tcp 127.0.0.1:9\n"), "{other}");
     }
 }

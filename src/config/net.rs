@@ -24,6 +24,8 @@ section! {
         /// Values of the Origin header that browsers may come from, such as `https://chat.example.org`; empty: any. A
         /// connection needs a token in any case.
         Restart origins: Vec<String> = Vec::new();
+        /// Whether the web chat is served at / of this listener. Its users log in with a token like all others.
+        Restart chat: bool = true;
     }
 }
 

@@ -4,6 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use convoke_protocol::error_code::ErrorCode;
 
+pub mod chat_page;
 pub mod decode;
 pub mod upgrade;
 

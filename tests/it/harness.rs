@@ -19,6 +19,7 @@ macro_rules! refused {
     }};
 }
 
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod group;

@@ -10,6 +10,7 @@ mod harness;
 
 mod admin;
 mod bench;
+mod browser;
 mod catchup;
 mod changes;
 mod chat;

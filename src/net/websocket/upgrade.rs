@@ -23,6 +23,11 @@ pub const PATH: &str = "/ws";
 /// The most bytes of a request's head.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
 
+/// A page may load nothing from elsewhere, run nothing that stands in it, and be shown in no other page; where it was
+/// called with a token, that is told to nobody.
+const SECURITY: &str = "content-security-policy: default-src 'self'; img-src 'self' data:; frame-ancestors 'none'\r\n\
+    x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncache-control: no-cache\r\n";
+
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// Something to be served beside the WebSocket.
@@ -168,7 +173,7 @@ fn answer(status: u16, content_type: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let mut out = format!(
         "HTTP/1.1 {status} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\
-         connection: close\r\n\r\n"
+         connection: close\r\n{SECURITY}\r\n"
     )
     .into_bytes();
     out.extend_from_slice(body);
