@@ -3,12 +3,21 @@
 //! Pure cores take a [`Now`]; shells hold a [`Clock`] and read it once per input. No other place asks the system for the
 //! time.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use convoke_protocol::id::Timestamp;
 
 /// Shifts the wall clock by so many milliseconds (signed): tests use it to show that nothing rests on wall time.
 pub const OFFSET_VARIABLE: &str = "CONVOKE_TEST_CLOCK_OFFSET_MS";
+
+/// By how much the wall clock of this process has jumped; only tests make it jump.
+static STEPPED_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Makes the wall clock of this process jump, for tests of a whole node.
+pub(crate) fn step_wall(ms: i64) {
+    STEPPED_MS.fetch_add(ms, Ordering::Relaxed);
+}
 
 /// The two clocks, read once per input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +80,8 @@ impl Clock {
     pub fn wall(&self) -> Timestamp {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        Timestamp(ms.saturating_add_signed(self.wall_offset_ms))
+        let offset = self.wall_offset_ms.saturating_add(STEPPED_MS.load(Ordering::Relaxed));
+        Timestamp(ms.saturating_add_signed(offset))
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod admin_api;
 mod engine;
+mod faults;
 mod retention;
 mod supervisor;
 
@@ -29,8 +30,9 @@ use convoke_protocol::event::{GoAway, NodeAddress};
 use convoke_protocol::id::UserId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::admin_api::NodeAdmin;
+use self::admin_api::{Behind, NodeAdmin};
 use self::engine::{SessionEngine, core_limits, session_rules};
+use self::faults::Faults;
 use self::supervisor::Supervisor;
 use crate::actors::conversation::Surroundings;
 use crate::actors::directory::Directory;
@@ -123,7 +125,8 @@ impl Node {
         let config = setup.config.clone();
         let data = &config.node.data;
         std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
-        let store = open_store(&config).await?;
+        let faults = Faults::from_environment();
+        let store = open_store(&config, faults.as_ref()).await?;
         let key = SigningKey::load_or_create(data)?;
         let verifier = Verifier::new(&key, &config.auth)?;
         let metrics = Arc::new(Metrics::new());
@@ -147,8 +150,18 @@ impl Node {
         services.nodes.store(Arc::new(advertised(&config)));
         let stopping = Arc::new(AtomicBool::new(false));
         let link_key = key.clone();
-        let api =
-            NodeAdmin::new(setup, key, store.clone(), services.clone(), net.clone(), tls, stopping.clone());
+        let api = NodeAdmin::new(
+            setup,
+            key,
+            Behind {
+                store: store.clone(),
+                services: services.clone(),
+                net: net.clone(),
+                tls,
+                stopping: stopping.clone(),
+                faults,
+            },
+        );
         net.start(tcp);
         net.start(ws);
         let admin = admin.start(Arc::new(api));
@@ -181,7 +194,7 @@ impl Node {
     }
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Arc<EmbeddedStore>> {
+async fn open_store(config: &Config, faults: Option<&Arc<Faults>>) -> anyhow::Result<Arc<EmbeddedStore>> {
     let data = config.node.data.clone();
     let storage = &config.storage;
     let embedded = EmbeddedConfig {
@@ -193,7 +206,7 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<EmbeddedStore>> {
         memtable_bytes: storage.memtable_bytes,
         cursor_interval: storage.cursor_interval_ms.duration(),
         reads: storage.reads,
-        fault: None,
+        fault: faults.map(Faults::hook),
     };
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&data, embedded)).await??;
     Ok(Arc::new(store))

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::connection_limits;
 use super::engine::{SessionEngine, session_rules};
+use super::faults::Faults;
 use crate::actors::session::dispatch::Services;
 use crate::auth::{Role, SigningKey, Verifier};
 use crate::cmd::serve::{Args, Setup};
@@ -31,25 +32,24 @@ pub(super) struct NodeAdmin {
     source: Args,
     log: LogHandle,
     key: SigningKey,
-    store: Arc<EmbeddedStore>,
-    services: Arc<Services>,
-    net: Net<SessionEngine>,
-    tls: Option<Arc<TlsAcceptor>>,
-    stopping: Arc<AtomicBool>,
+    behind: Behind,
+}
+
+/// The parts of the node that operators look at and change.
+pub(super) struct Behind {
+    pub(super) store: Arc<EmbeddedStore>,
+    pub(super) services: Arc<Services>,
+    pub(super) net: Net<SessionEngine>,
+    pub(super) tls: Option<Arc<TlsAcceptor>>,
+    pub(super) stopping: Arc<AtomicBool>,
+    /// In a test's process, where faults are asked for.
+    pub(super) faults: Option<Arc<Faults>>,
 }
 
 impl NodeAdmin {
-    pub(super) fn new(
-        setup: Setup,
-        key: SigningKey,
-        store: Arc<EmbeddedStore>,
-        services: Arc<Services>,
-        net: Net<SessionEngine>,
-        tls: Option<Arc<TlsAcceptor>>,
-        stopping: Arc<AtomicBool>,
-    ) -> Self {
+    pub(super) fn new(setup: Setup, key: SigningKey, behind: Behind) -> Self {
         let Setup { config, log, source, .. } = setup;
-        Self { config: Mutex::new(config), source, log, key, store, services, net, tls, stopping }
+        Self { config: Mutex::new(config), source, log, key, behind }
     }
 
     /// Reads the configuration again and puts in force what may change while the node runs.
@@ -59,13 +59,14 @@ impl NodeAdmin {
         let reload = diff_reload(&current, &new);
         // Files that keys name may have changed though the keys have not.
         let verifier = Verifier::new(&self.key, &reload.config.auth)?;
-        if let Some(tls) = &self.tls {
+        let Behind { services, net, tls, .. } = &self.behind;
+        if let Some(tls) = tls {
             tls.reload()?;
         }
         self.log.set_filter(&reload.config.log.filter)?;
-        self.services.verifier.store(Arc::new(verifier));
-        self.services.rules.store(Arc::new(session_rules(&reload.config)));
-        self.net.slots().set_limits(connection_limits(&reload.config));
+        services.verifier.store(Arc::new(verifier));
+        services.rules.store(Arc::new(session_rules(&reload.config)));
+        net.slots().set_limits(connection_limits(&reload.config));
         *current = reload.config;
         tracing::info!(
             applied = reload.report.applied.len(),
@@ -78,7 +79,8 @@ impl NodeAdmin {
 
 impl AdminApi for NodeAdmin {
     fn authorize(&self, token: &str) -> Result<UserId, Denied> {
-        match self.services.verifier.load().verify(token, self.services.clock.wall()) {
+        let services = &self.behind.services;
+        match services.verifier.load().verify(token, services.clock.wall()) {
             Ok(claims) if claims.role == Role::Service => Ok(claims.user),
             Ok(_) => Err(Denied::WrongRole),
             Err(error) => Err(Denied::BadToken(error.to_string())),
@@ -86,17 +88,17 @@ impl AdminApi for NodeAdmin {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.behind.stopping.load(Ordering::Relaxed) {
             return Err("the node is stopping".into());
         }
-        match self.store.health() {
+        match self.behind.store.health() {
             Health::Good => Ok(()),
             Health::Poisoned(reason) => Err(format!("the store takes no writes until a restart: {reason}")),
         }
     }
 
     fn metrics(&self) -> String {
-        let Services { metrics, sessions, conversations, .. } = &*self.services;
+        let Services { metrics, sessions, conversations, .. } = &*self.behind.services;
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.sessions.set(count(sessions.len()));
         metrics.conversations_active.set(count(conversations.active()));
@@ -127,10 +129,11 @@ enum Call {
     Reload,
     Backup,
     Audit,
+    Fault,
 }
 
 impl Call {
-    const ALL: [(&'static str, Self); 9] = [
+    const ALL: [(&'static str, Self); 10] = [
         ("sessions", Self::Sessions),
         ("kick", Self::Kick),
         ("conversations", Self::Conversations),
@@ -140,6 +143,7 @@ impl Call {
         ("reload", Self::Reload),
         ("backup", Self::Backup),
         ("audit", Self::Audit),
+        ("fault", Self::Fault),
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -148,7 +152,7 @@ impl Call {
 
     /// Whether it does something, beside telling what there is.
     fn acts(self) -> bool {
-        matches!(self, Self::Kick | Self::Reload | Self::Backup)
+        matches!(self, Self::Kick | Self::Reload | Self::Backup | Self::Fault)
     }
 }
 
@@ -169,7 +173,7 @@ fn unreadable(error: ReadError) -> AdminResponse {
 
 impl NodeAdmin {
     async fn answer(&self, call: Call, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
-        let services = &*self.services;
+        let services = &*self.behind.services;
         let record = |act: &str, on: &str| services.audit.record(&request.who, act, on, None);
         Ok(match call {
             Call::Sessions => told(&looking::sessions(services, &asked(request)?)),
@@ -192,7 +196,7 @@ impl NodeAdmin {
                 }
             }
             Call::Groups => told(&looking::groups(services, &asked(request)?).await.map_err(unreadable)?),
-            Call::Memory => told(&looking::memory(services, &self.store).await),
+            Call::Memory => told(&looking::memory(services, &self.behind.store).await),
             Call::Reload => match self.reload() {
                 Ok(report) => {
                     record("reload", "the configuration");
@@ -202,9 +206,13 @@ impl NodeAdmin {
             },
             Call::Backup => {
                 record("backup", "the store");
-                let body = AdminBody::Pieces(self.store.backup(services.clock.wall().0));
+                let body = AdminBody::Pieces(self.behind.store.backup(services.clock.wall().0));
                 AdminResponse { status: 200, content_type: "application/octet-stream", body }
             }
+            Call::Fault => match &self.behind.faults {
+                Some(faults) => told(&faults.inject(asked(request)?, services)),
+                None => AdminResponse::text(404, "there is no such thing here"),
+            },
             Call::Audit => {
                 let AuditPage { limit } = asked(request)?;
                 told(&AuditLines { lines: services.audit.last(limit.unwrap_or(MAX_LINES)) })

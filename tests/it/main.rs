@@ -15,6 +15,7 @@ mod catchup;
 mod changes;
 mod chat;
 mod durability;
+mod faults;
 mod group_model;
 mod groups;
 mod hostile;
