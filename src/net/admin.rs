@@ -155,7 +155,7 @@ pub trait AdminApi: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
 
     /// The metrics as Prometheus reads them.
-    fn metrics(&self) -> String;
+    fn metrics(&self) -> impl Future<Output = String> + Send;
 
     /// Answers a request that is authorized.
     fn call(&self, request: AdminRequest) -> impl Future<Output = AdminResponse> + Send;
@@ -323,7 +323,7 @@ async fn route<A: AdminApi>(api: &A, request: Request<Incoming>) -> AdminRespons
         "/metrics" => AdminResponse {
             status: 200,
             content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body: Bytes::from(api.metrics()).into(),
+            body: Bytes::from(api.metrics().await).into(),
         },
         _ => guarded(api, request).await,
     }

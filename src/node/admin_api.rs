@@ -97,11 +97,12 @@ impl AdminApi for NodeAdmin {
         }
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         let Services { metrics, sessions, conversations, .. } = &*self.behind.services;
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.sessions.set(count(sessions.len()));
         metrics.conversations_active.set(count(conversations.active()));
+        metrics.set_memory(&looking::memory(&self.behind.services, &self.behind.store).await);
         metrics.render()
     }
 

@@ -19,6 +19,7 @@ use super::process::ProcessCollector;
 use super::source::Source;
 use super::store::StoreNumbers;
 use crate::actors::session::egress::Delivery;
+use crate::operator::Memory;
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -109,12 +110,12 @@ trait Labelled {
     const NAMES: &'static [&'static str];
 }
 
-fn labelled<L: Labelled>(
+fn labelled<L: Labelled, M: Clone + Default + Metric + TypedMetric>(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
     label: &'static str,
-) -> PerValue<Counter> {
+) -> PerValue<M> {
     PerValue::register(registry, name, help, label, L::NAMES.iter().copied())
 }
 
@@ -158,6 +159,26 @@ labelled! {
     }
 }
 
+labelled! {
+    /// What holds memory.
+    MemoryPart {
+        /// Sessions, without what waits for them.
+        Sessions "sessions",
+        /// What waits for the sessions' sockets.
+        SessionQueues "session_queues",
+        /// Conversations.
+        Conversations "conversations",
+        /// Who listens to what.
+        Listeners "listeners",
+        /// What waits for the store.
+        StoreQueue "store_queue",
+        /// Rows that are in the journal and not yet in a table.
+        StoreMemtables "store_memtables",
+        /// Blocks that were read.
+        StoreCache "store_cache",
+    }
+}
+
 /// Every metric of a node. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -195,6 +216,7 @@ pub struct Metrics {
     /// Messages in one batch of a conversation.
     pub conversation_batch_messages: Histogram,
     actor_restarts: PerValue<Counter>,
+    memory: PerValue<Gauge>,
     store: Source<StoreNumbers>,
     door: Source<DoorNumbers>,
     registry: std::sync::Arc<Registry>,
@@ -270,7 +292,7 @@ impl Metrics {
                 "events_dropped",
                 "Receipts and signals left out for a client that reads slowly",
             ),
-            pushes: labelled::<PushOutcome>(r, "pushes", "Messages pushed to one session each", "outcome"),
+            pushes: labelled::<PushOutcome, _>(r, "pushes", "Messages pushed to one session each", "outcome"),
             conversations_active: plain(r, "conversations_active", "Conversations in memory"),
             conversation_activations: plain(
                 r,
@@ -288,11 +310,17 @@ impl Metrics {
                 "Messages in one batch of a conversation",
                 COUNTS,
             ),
-            actor_restarts: labelled::<ActorKind>(
+            actor_restarts: labelled::<ActorKind, _>(
                 r,
                 "actor_restarts",
                 "Actors that crashed and were restarted",
                 "kind",
+            ),
+            memory: labelled::<MemoryPart, _>(
+                r,
+                "memory_bytes",
+                "Memory that a part of the node holds",
+                "part",
             ),
             store,
             door,
@@ -325,6 +353,21 @@ impl Metrics {
     /// Counts conversations that left memory: quiet, crashed or handed over.
     pub fn deactivated(&self, conversations: usize) {
         self.conversations_active.dec_by(conversations as i64);
+    }
+
+    /// Says what holds how much memory now.
+    pub fn set_memory(&self, memory: &Memory) {
+        for (part, bytes) in [
+            (MemoryPart::Sessions, memory.session_bytes),
+            (MemoryPart::SessionQueues, memory.session_queue_bytes),
+            (MemoryPart::Conversations, memory.conversation_bytes),
+            (MemoryPart::Listeners, memory.listener_bytes),
+            (MemoryPart::StoreQueue, memory.store_queue_bytes),
+            (MemoryPart::StoreMemtables, memory.store_memtable_bytes),
+            (MemoryPart::StoreCache, memory.store_cache_bytes),
+        ] {
+            self.memory.0[part as usize].set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts an actor that crashed and was restarted.
@@ -382,6 +425,8 @@ impl Metrics {
     }
 }
 
+#[cfg(test)]
+mod deployed;
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -23,6 +23,7 @@ use crate::harness::http::metric;
 use crate::harness::wire::Wire;
 use crate::harness::{Setup, TestClient, TestNode, eventually, in_time, to_user};
 
+mod flood;
 mod slow;
 
 const MAX_FRAME: usize = 1 << 20;
@@ -394,7 +395,7 @@ async fn what_asks_for_no_websocket_is_answered_in_http() {
     let protocol = "Sec-WebSocket-Protocol: convoke.json\r\n";
     let cases = [
         (format!("GET /ws HTTP/1.1\r\nHost: x\r\n{upgrade}{protocol}\r\n"), "101"),
-        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
+        ("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
         (format!("GET /elsewhere HTTP/1.1\r\nHost: x\r\n{upgrade}{protocol}\r\n"), "404"),
         (format!("POST /ws HTTP/1.1\r\nHost: x\r\n{upgrade}{protocol}\r\n"), "4"),
         ("GET /ws HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "4"),

@@ -15,11 +15,19 @@ use crate::harness::{Setup, TestClient, TestNode, eventually, in_time};
 
 /// A node that speaks TLS, where its certificate is, and what a client needs to believe it.
 async fn secured(home: &tempfile::TempDir) -> (TestNode, std::path::PathBuf, TlsConnector) {
+    secured_with(home, "").await
+}
+
+/// The same with more of a configuration.
+pub(crate) async fn secured_with(
+    home: &tempfile::TempDir,
+    more: &str,
+) -> (TestNode, std::path::PathBuf, TlsConnector) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let (certificate, key) = (home.path().join("node.crt"), home.path().join("node.key"));
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let config = format!("[tls]\nmode = \"on\"\ncertificate = {certificate:?}\nkey = {key:?}");
+    let config = format!("[tls]\nmode = \"on\"\ncertificate = {certificate:?}\nkey = {key:?}\n{more}");
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     (Setup::config(&config).start().await, certificate, connector(roots))
@@ -31,7 +39,7 @@ fn connector(roots: RootCertStore) -> TlsConnector {
     Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into()
 }
 
-async fn connect(node: &TestNode, framing: Framing, connector: &TlsConnector) -> TestClient {
+pub(crate) async fn connect(node: &TestNode, framing: Framing, connector: &TlsConnector) -> TestClient {
     let stream = TcpStream::connect(node.address(framing)).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let stream = in_time("a handshake", connector.connect(name, stream)).await.unwrap();

@@ -21,7 +21,7 @@ impl AdminApi for Api {
         self.ready.clone()
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "convoke_up 1\n# EOF\n".to_owned()
     }
 

@@ -87,6 +87,14 @@ impl Wire {
         }
     }
 
+    /// Reads one byte from a TCP socket and forgets it; `None` at the end.
+    pub(crate) async fn read_byte(&mut self) -> Option<u8> {
+        match self {
+            Self::Tcp { stream, .. } => stream.read_u8().await.ok(),
+            Self::WebSocket { .. } => panic!("a WebSocket is read by messages"),
+        }
+    }
+
     /// The next frame; `None` at the end, however it came. Cancel-safe.
     pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
         match self {
