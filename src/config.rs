@@ -24,6 +24,7 @@ pub mod storage;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+pub mod traces;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -124,6 +125,7 @@ config! {
     retention: retention::Retention,
     storage: storage::Storage,
     log: log::Log,
+    traces: traces::Traces,
 }
 
 fn read_section<S: Section>(
@@ -252,6 +254,12 @@ impl Config {
         }
         if let Err(error) = crate::telemetry::logging::check_filter(&self.log.filter) {
             wrong("log.filter", toml_text(&self.log.filter), error);
+        }
+        let endpoint = &self.traces.endpoint;
+        if !endpoint.is_empty() && !endpoint.starts_with("http://") {
+            let problem =
+                "must be empty or begin with http://: a collector nearby, which speaks TLS to others";
+            wrong("traces.endpoint", toml_text(endpoint), problem.to_owned());
         }
     }
 

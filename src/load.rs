@@ -13,12 +13,14 @@
 //! | `crowd` | many clients of whom few speak |
 //! | [`connect`] | logins, and what idle clients cost |
 //! | [`reconnect`] | all come back at once |
+//! | [`beside`] | what people who talk notice of others who misbehave |
 //! | [`soak`] | users that come and go, for a long time |
 //! | [`series`] | what happened in each second |
 //! | [`fill`] | a data directory with many messages |
 //! | [`read`] | history, catching up and the list of conversations |
 //! | [`start`] | how long a start takes with many messages |
 
+pub mod beside;
 mod client;
 pub mod connect;
 pub mod crowd;

@@ -9,6 +9,7 @@
 
 pub mod admin;
 mod buffer;
+pub(crate) mod collector;
 pub mod connection;
 pub mod decode;
 pub mod listener;

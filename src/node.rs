@@ -56,6 +56,7 @@ use crate::storage::Stores;
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// How often sessions are looked over: silent ones, overdue acknowledgements.
 const SESSION_SWEEP: Duration = Duration::from_secs(1);
@@ -188,6 +189,8 @@ impl Node {
         }
         self.admin.stop().await;
         self.store.shutdown().await;
+        let services = self.services.clone();
+        tokio::task::spawn_blocking(move || services.traces.shutdown()).await?;
         NodeFile::remove(&self.config.node.data)?;
         tracing::info!("stopped");
         Ok(())
@@ -257,6 +260,7 @@ async fn start_actors(
         clock,
         metrics,
         audit: Audit::new(clock),
+        traces: Traces::start(&config.traces, &config.node.id)?,
         hub,
         supervisor: cell,
     }))

@@ -7,6 +7,7 @@ pub mod metrics;
 pub(crate) mod process;
 mod source;
 pub mod store;
+pub mod traces;
 
 pub use logging::LogHandle;
 pub use metrics::Metrics;

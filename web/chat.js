@@ -45,7 +45,7 @@ function directId(user) {
 
 function conversation(id) {
   if (!known.has(id)) {
-    known.set(id, { id, messages: new Map(), first: 1, head: 0, unread: 0, reads: new Map(), typing: new Map(), sending: [] });
+    known.set(id, { id, messages: new Map(), changes: new Map(), first: 1, head: 0, unread: 0, reads: new Map(), typing: new Map(), sending: [] });
   }
   return known.get(id);
 }
@@ -68,11 +68,44 @@ function text(message) {
   return `[${type}, ${Math.floor(((data || "").length * 3) / 4)} bytes]`;
 }
 
+// Takes a message or an entry that changes one, pushed or read, in any order and any number of times.
 function put(one, message) {
-  one.messages.set(message.seq, message);
   one.head = Math.max(one.head, message.seq);
-  // An entry that changes another message: look at that one again.
-  if (message.target && one.messages.has(message.target)) pull(one, message.target, message.target);
+  if (message.target) {
+    if (!one.changes.has(message.target)) one.changes.set(message.target, new Map());
+    const entries = one.changes.get(message.target);
+    // One that is outdated by now is read without what it said: what was known of it stays.
+    if (!entries.has(message.seq) || message.content.text) entries.set(message.seq, message);
+  }
+  const before = one.messages.get(message.seq);
+  const older = before && ((before.edited_at || 0) > (message.edited_at || 0) || (isGone(before) && !isGone(message)));
+  if (!older) one.messages.set(message.seq, message);
+}
+
+const isGone = (message) => message.recalled_at || message.deleted_at;
+
+// A message with all that later entries did to it: what is pushed of a change may come before it is in the message itself.
+function current(one, message) {
+  const entries = one.changes.get(message.seq);
+  if (!entries) return message;
+  const now = { ...message, reactions: [...message.reactions] };
+  for (const seq of [...entries.keys()].sort((a, b) => a - b)) apply(now, entries.get(seq));
+  return now;
+}
+
+function apply(message, entry) {
+  if (entry.kind === "recall") message.recalled_at = entry.time;
+  if (entry.kind === "delete") message.deleted_at = entry.time;
+  if (entry.kind === "edit" && entry.content.text && (message.edited_at || 0) <= entry.time) {
+    message.content = entry.content;
+    message.edited_at = entry.time;
+  }
+  if (entry.kind === "reaction" && (entry.content.text || entry.content.data)) {
+    const bytes = () => Uint8Array.from(atob(entry.content.data), (char) => char.charCodeAt(0));
+    const { kind, count } = JSON.parse(entry.content.text || new TextDecoder().decode(bytes()));
+    message.reactions = message.reactions.filter((one) => one.kind !== kind);
+    if (count) message.reactions.push({ kind, count });
+  }
 }
 
 async function pull(one, from, to) {
@@ -80,10 +113,7 @@ async function pull(one, from, to) {
     const { pages } = await connection.post("pull", { ranges: [{ conversation: one.id, from, to }] });
     const page = pages[0];
     if (page.error) return;
-    for (const message of page.messages) {
-      one.messages.set(message.seq, message);
-      one.head = Math.max(one.head, message.seq);
-    }
+    for (const message of page.messages) put(one, message);
     if (!page.next || page.next <= from) break;
     from = page.next;
   }
@@ -132,7 +162,7 @@ async function older(one) {
   if (lowest === 1) return;
   try {
     const { page } = await connection.post("history", { conversation: one.id, from, direction: "older", limit: 50 });
-    for (const message of page.messages) one.messages.set(message.seq, message);
+    for (const message of page.messages) put(one, message);
     one.first = page.first;
     one.head = Math.max(one.head, page.head);
   } catch (error) {
@@ -185,7 +215,7 @@ function showList() {
 
 function lastOf(one) {
   const seqs = [...one.messages.keys()];
-  const mine = seqs.length ? one.messages.get(Math.max(...seqs)) : null;
+  const mine = seqs.length ? current(one, one.messages.get(Math.max(...seqs))) : null;
   return mine && (!one.last || mine.seq >= one.last.seq) ? mine : one.last;
 }
 
@@ -201,7 +231,7 @@ function show() {
   const seqs = [...one.messages.keys()].sort((a, b) => a - b);
   $("older").hidden = !seqs.length || seqs[0] <= one.first;
   const bottom = $("history").scrollHeight - $("history").scrollTop - $("history").clientHeight < 60;
-  const items = seqs.map((seq) => item(one, one.messages.get(seq))).filter(Boolean);
+  const items = seqs.map((seq) => item(one, current(one, one.messages.get(seq)))).filter(Boolean);
   for (const sending of one.sending) items.push(sendingItem(sending));
   $("messages").replaceChildren(...items);
   if (bottom) $("history").scrollTop = $("history").scrollHeight;
@@ -218,7 +248,7 @@ function item(one, message) {
     return make("li", "note", `${message.sender}: ${message.kind.replaceAll("_", " ")}`);
   }
   const mine = message.sender === me;
-  const gone = message.recalled_at || message.deleted_at;
+  const gone = isGone(message);
   const element = make("li", `${mine ? "mine" : ""} ${gone ? "gone" : ""}`);
   element.dataset.seq = message.seq;
   if (!mine && isGroup(one.id)) element.append(make("div", "sender", message.sender));

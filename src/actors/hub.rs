@@ -154,7 +154,11 @@ impl Actor for HubActor {
             Message::Forget(conversation) => {
                 listeners.remove(&conversation);
             }
-            Message::Publish(publication) => self.publish(listeners, &publication).await,
+            Message::Publish(mut publication) => {
+                self.publish(listeners, &publication).await;
+                let count = listeners.get(&publication.conversation).map_or(0, Vec::len);
+                publication.answered.delivered(count);
+            }
             Message::Signal(conversation, event, from) => {
                 for session in listeners.get(&conversation).into_iter().flatten() {
                     if session.id != from {

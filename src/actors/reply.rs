@@ -7,6 +7,7 @@ use convoke_protocol::frame::Answer;
 use convoke_protocol::id::SessionId;
 
 use crate::actors::session::SessionShared;
+use crate::telemetry::traces::MessageTrace;
 
 /// Owed to a client: answers exactly once. Dropped without an answer (an actor died with it in its mailbox), it
 /// answers `INTERNAL` with outcome `unknown`, so that the client repeats the request.
@@ -15,6 +16,7 @@ pub struct Reply {
     session: Arc<SessionShared>,
     request_id: u64,
     answered: bool,
+    trace: Option<Box<MessageTrace>>,
 }
 
 impl Reply {
@@ -23,7 +25,18 @@ impl Reply {
         if session.egress.begin_request() {
             session.count_paused_read();
         }
-        Self { session, request_id, answered: false }
+        Self { session, request_id, answered: false, trace: None }
+    }
+
+    /// What is asked carries this trace.
+    pub fn traced(mut self, trace: Option<Box<MessageTrace>>) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// The trace that it carries, if any.
+    pub fn take_trace(&mut self) -> Option<Box<MessageTrace>> {
+        self.trace.take()
     }
 
     /// Who asked.
@@ -50,6 +63,9 @@ impl Reply {
     fn give(&mut self, answer: &Answer) {
         self.answered = true;
         if let Answer::Error(error) = answer {
+            if let Some(trace) = &mut self.trace {
+                trace.refused(error.code.name());
+            }
             self.session.log_failed_request(self.request_id, error);
         }
         self.session.egress.queue_answer(self.request_id, answer);
@@ -70,21 +86,42 @@ impl Drop for Reply {
 /// Sessions with answers that are queued and not yet written. Dropping it writes them, so that none waits longer than
 /// whoever carries this: what is pushed to the same session in between leaves in the same write.
 #[derive(Debug, Default)]
-pub struct Answered(Vec<Arc<SessionShared>>);
+pub struct Answered {
+    sessions: Vec<Arc<SessionShared>>,
+    /// Of the messages that were answered: they end when they are delivered.
+    traces: Vec<MessageTrace>,
+}
 
 impl Answered {
     /// Adds a session; adding it twice changes nothing.
     pub fn add(&mut self, session: Arc<SessionShared>) {
-        if !self.0.iter().any(|other| Arc::ptr_eq(other, &session)) {
-            self.0.push(session);
+        if !self.sessions.iter().any(|other| Arc::ptr_eq(other, &session)) {
+            self.sessions.push(session);
         }
+    }
+}
+
+impl Answered {
+    /// Adds the trace of a message that was answered.
+    pub fn trace(&mut self, trace: MessageTrace) {
+        self.traces.push(trace);
+    }
+
+    /// Writes what is queued now, not when this is dropped.
+    pub fn write(&mut self) {
+        for session in self.sessions.drain(..) {
+            session.egress.flush();
+        }
+    }
+
+    /// So many listeners have what was answered.
+    pub fn delivered(&mut self, listeners: usize) {
+        self.traces.iter_mut().for_each(|trace| trace.delivered(listeners));
     }
 }
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        for session in &self.0 {
-            session.egress.flush();
-        }
+        self.write();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::load::beside::{self, BesideOptions};
 use crate::load::connect::{self, ConnectOptions};
 use crate::load::crowd;
 use crate::load::fill;
@@ -50,6 +51,8 @@ enum Kind {
     Reconnect(ReconnectArgs),
     /// Users who talk in pairs and groups and come and go, for a long time: everybody gets everything, and nothing grows
     Soak(SoakArgs),
+    /// What people who talk notice of a client that reads nothing, a flood of requests and a storm of logins beside them
+    Beside(BesideArgs),
     /// A part of the connections of `group`, `connect` and `reconnect`, in a process started by them
     #[command(hide = true)]
     CrowdPart,
@@ -210,6 +213,24 @@ struct SoakArgs {
 }
 
 #[derive(Debug, Args)]
+struct BesideArgs {
+    /// Users that talk in pairs
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    connections: u32,
+    /// Messages per second of all of them
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// Seconds that are measured, quiet and disturbed
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    duration: u64,
+    /// Connections that are lost and come back all the time
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    storm: u32,
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
 struct LimitsArgs {
     /// Sockets between this process and the one that reads or sends at their other end
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..))]
@@ -317,6 +338,15 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 rate: f64::from(args.rate),
                 stay: Duration::from_secs(args.stay),
                 measured: Duration::from_secs(args.duration),
+            })?;
+            Ok(report::conclude(&result, &args.files)?)
+        }
+        Kind::Beside(args) => {
+            let result = beside::run(&BesideOptions {
+                connections: args.connections,
+                rate: f64::from(args.rate),
+                measured: Duration::from_secs(args.duration),
+                storm: args.storm,
             })?;
             Ok(report::conclude(&result, &args.files)?)
         }

@@ -34,7 +34,8 @@ use super::latency::Percentiles;
 use super::node::{Node, Which};
 use super::process::{Usage, used};
 use super::report::conditions::{Conditions, cores};
-use super::report::{Outcome, Progress, Row, Verdict};
+use super::report::{Charts, Outcome, Progress, Row, Verdict};
+use super::series::Point;
 use crew::Crew;
 use task::{Job, Phase};
 
@@ -97,6 +98,10 @@ pub struct SendReport {
     pub unsent: u64,
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// What was acknowledged, second by second.
+    pub series: Vec<Point>,
+    #[serde(skip)]
+    charts: Charts,
 }
 
 impl Outcome for SendReport {
@@ -132,6 +137,10 @@ impl Outcome for SendReport {
 
     fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    fn charts(&self) -> Charts {
+        self.charts.clone()
     }
 }
 
@@ -205,5 +214,11 @@ pub fn run(options: SendOptions) -> Result<SendReport, LoadError> {
         lagged: findings.lagged,
         unsent: findings.unsent,
         verdict: findings.verdict,
+        charts: Charts {
+            unit: "acked messages",
+            points: findings.series.points(),
+            curves: vec![("ack", findings.ack.curve()), ("push", findings.push.curve())],
+        },
+        series: findings.series.points(),
     })
 }

@@ -74,6 +74,16 @@ fn what_is_sent_is_received_while_users_come_and_go() {
 }
 
 #[test]
+fn who_misbehaves_is_measured_by_what_others_notice() {
+    let options = ["--connections", "10", "--rate", "100", "--duration", "2", "--storm", "30"];
+    let (printed, result) = bench(&[&["beside"][..], &options].concat());
+    assert!(printed.contains("disturbed by quiet"), "{printed}");
+    for disturbance in ["storms", "flood_requests", "heavy_messages"] {
+        assert!(result[disturbance].as_u64().unwrap() > 0, "{disturbance}: {result:#}");
+    }
+}
+
+#[test]
 fn nobody_is_online_who_is_no_member() {
     let finished: Finished =
         convoke().args(["bench", "group", "--members", "5", "--online", "6"]).output().unwrap().into();

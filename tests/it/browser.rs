@@ -37,11 +37,13 @@ async fn sees(browser: &mut Browser, page: &Page, text: &str) {
 
 /// Presses what stands beside the message with this text.
 async fn press(browser: &mut Browser, page: &Page, text: &str, which: &str) {
-    let script = format!(
+    let button = format!(
         "[...document.querySelectorAll('#messages li')].find((l) => l.querySelector('.bubble')?.textContent === {text:?})\
-         .querySelector('{which}').click()"
+         ?.querySelector('{which}')"
     );
-    browser.evaluate(page, &script).await;
+    // What is being sent shows already, and can be changed only once it was said.
+    browser.until(page, &button).await;
+    browser.evaluate(page, &format!("{button}.click()")).await;
 }
 
 async fn picture(browser: &mut Browser, page: &Page, name: &str) {
@@ -112,8 +114,9 @@ async fn two_pages_talk_and_a_server_that_dies_loses_nothing() {
     browser.evaluate(&bob, &format!("{team}.click()")).await;
     sees(&mut browser, &bob, "welcome all").await;
     picture(&mut browser, &bob, "web-chat-group.png").await;
-    browser.evaluate(&bob, "location.reload()").await;
-    browser.until(&bob, &format!("document.getElementById('me').textContent === 'bob' && {team}")).await;
+    browser.evaluate(&bob, "(window.isOld = true, setTimeout(() => location.reload()), 1)").await;
+    let loaded = format!("!window.isOld && document.getElementById('me').textContent === 'bob' && {team}");
+    browser.until(&bob, &loaded).await;
     browser.evaluate(&bob, &format!("{team}.click()")).await;
     sees(&mut browser, &bob, "welcome all").await;
 

@@ -30,3 +30,4 @@ mod state;
 mod talk;
 mod tls;
 mod tokens;
+mod traces;

@@ -293,7 +293,7 @@ impl Serving {
         result: Result<Option<Place>, RequestError>,
         answered: &mut Answered,
     ) {
-        let reply = match to {
+        let mut reply = match to {
             Owed::Reply(reply) => reply,
             // Nobody waits any more: fine.
             Owed::Told(told) => return drop(told.send(result)),
@@ -301,6 +301,10 @@ impl Serving {
         let answer = match result {
             Ok(Some(place)) => {
                 self.origins.push((place.seq, reply.session_id()));
+                if let Some(mut trace) = reply.take_trace() {
+                    trace.committed(&activation.conversation, place.seq);
+                    answered.trace(*trace);
+                }
                 Answer::Sent(Sent {
                     conversation: activation.conversation.clone(),
                     seq: place.seq,
@@ -470,7 +474,7 @@ impl Serving {
         // An answer is not kept back by what the steps wait for.
         for step in &mut self.steps {
             if let Step::Publish(publication) = step {
-                drop(std::mem::take(&mut publication.answered));
+                publication.answered.write();
             }
         }
     }

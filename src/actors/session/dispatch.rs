@@ -37,6 +37,7 @@ use crate::hooks::{self, Hooks};
 use crate::storage::Stores;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// The longest text in a `Hello`, in bytes.
 const MAX_HELLO_TEXT: usize = 128;
@@ -90,6 +91,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// What services and operators did.
     pub audit: Audit,
+    /// Where messages are traced to.
+    pub traces: Traces,
     /// Whom the sessions' actors are linked to.
     pub supervisor: ActorCell,
 }
@@ -397,7 +400,8 @@ impl SessionConnection {
             reply_to: send.reply_to,
             previous: send.previous,
         });
-        let reply = Reply::new(live.shared.clone(), id);
+        let trace = services.traces.begin(user, live.shared.id);
+        let reply = Reply::new(live.shared.clone(), id).traced(trace);
         services.conversations.send(conversation, command, reply).await;
         Ok(())
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::client;
 use crate::load::latency::Latencies;
 use crate::load::report::Verdict;
+use crate::load::series::Series;
 
 /// What the load generator is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -99,6 +100,8 @@ pub(super) struct Findings {
     /// Of the messages that were to be sent in the measured time.
     pub(super) ack: Latencies,
     pub(super) push: Latencies,
+    /// What was acknowledged, second by second.
+    pub(super) series: Series,
     /// Of all time.
     pub(super) acked_in_all: u64,
     pub(super) verdict: Verdict,
@@ -118,6 +121,7 @@ impl Findings {
         self.acked += other.acked;
         self.ack.merge(&other.ack);
         self.push.merge(&other.push);
+        self.series.merge(&other.series);
         self.acked_in_all += other.acked_in_all;
         self.verdict.add(other.verdict);
         self.refused += other.refused;

@@ -358,7 +358,10 @@ impl<'a> Worker<'a> {
         };
         self.ledger.acked(side, Numbered { counter, seq: head.seq });
         if self.is_measured(intended_us) {
-            self.findings.ack.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
+            let latency = Duration::from_micros(self.now_us.saturating_sub(intended_us));
+            self.findings.ack.record(latency);
+            let since = self.begun.map_or(0, |mark| intended_us.saturating_sub(mark.at_us));
+            self.findings.series.record(Duration::from_micros(since), latency);
         }
         self.send_what_may_go(at);
         Ok(())

@@ -59,6 +59,12 @@ impl Browser {
     }
 
     async fn ask(&mut self, page: Option<&Page>, method: &str, params: Value) -> Value {
+        let mut said = self.try_ask(page, method, params).await;
+        assert!(said["error"].is_null(), "{method}: {said:#}");
+        said["result"].take()
+    }
+
+    async fn try_ask(&mut self, page: Option<&Page>, method: &str, params: Value) -> Value {
         let id = self.next_id;
         self.next_id += 1;
         let mut question = json!({ "id": id, "method": method, "params": params });
@@ -70,10 +76,9 @@ impl Browser {
             loop {
                 let message = self.socket.next().await.expect("the browser goes on").unwrap();
                 let Message::Text(text) = message else { continue };
-                let mut said: Value = serde_json::from_str(&text).unwrap();
+                let said: Value = serde_json::from_str(&text).unwrap();
                 if said["id"] == id {
-                    assert!(said["error"].is_null(), "{method}: {said:#}");
-                    return said["result"].take();
+                    return said;
                 }
             }
         };
@@ -101,10 +106,12 @@ impl Browser {
     /// Waits until an expression is true on the page.
     pub(crate) async fn until(&mut self, page: &Page, expression: &str) {
         eventually(expression, async || {
-            // A page that is just being loaded has nothing of this.
+            // A page that is just being loaded has nothing of this, or goes away while it is asked.
             let guarded =
                 format!("(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()");
-            (self.evaluate(page, &guarded).await == true).then_some(())
+            let ask = json!({ "expression": guarded, "returnByValue": true });
+            let said = self.try_ask(Some(page), "Runtime.evaluate", ask).await;
+            (said["result"]["result"]["value"] == true).then_some(())
         })
         .await;
     }
