@@ -55,6 +55,7 @@ use crate::node_file::NodeFile;
 use crate::storage::Stores;
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::telemetry::audit::Audit;
+use crate::telemetry::line_limit::LineLimit;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 
@@ -63,6 +64,9 @@ const SESSION_SWEEP: Duration = Duration::from_secs(1);
 
 /// How often conversations are looked over: those that may sleep.
 const CONVERSATION_SWEEP: Duration = Duration::from_secs(5);
+
+/// Lines that refused logins may take in a second, of all connections together.
+const REFUSED_LOGINS_LOGGED_PER_S: u32 = 50;
 
 /// How long the links to the web chat are good that are printed at the start.
 const LINK_TTL: Duration = Duration::from_secs(3_600);
@@ -262,6 +266,7 @@ async fn start_actors(
         audit: Audit::new(clock),
         traces: Traces::start(&config.traces, &config.node.id)?,
         hub,
+        refused_logins: LineLimit::per_second(REFUSED_LOGINS_LOGGED_PER_S),
         supervisor: cell,
     }))
 }

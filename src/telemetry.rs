@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod door;
+pub mod line_limit;
 pub mod logging;
 pub mod metrics;
 pub(crate) mod process;

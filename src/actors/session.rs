@@ -29,7 +29,11 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use self::egress::{Delivery, Egress};
 use crate::actors::directory::Directory;
+use crate::telemetry::line_limit::{Line, LineLimit};
 use crate::telemetry::metrics::Metrics;
+
+/// Lines that the failed requests of one session may take in a second.
+const FAILURES_LOGGED_PER_S: u32 = 10;
 
 /// What a node knows of a live session.
 pub struct SessionShared {
@@ -48,6 +52,7 @@ pub struct SessionShared {
     /// Its outgoing half.
     pub egress: Arc<Egress>,
     metrics: Arc<Metrics>,
+    failures: LineLimit,
     actor: OnceLock<ActorRef<Message>>,
 }
 
@@ -102,13 +107,18 @@ impl SessionShared {
         self.metrics.reads_paused.inc();
     }
 
-    /// One line for a request that failed: ids, never bodies.
+    /// One line for a request that failed: ids, never bodies. Of a session that floods only some.
     pub fn log_failed_request(&self, request_id: u64, error: &RequestError) {
         self.metrics.request_failed(error.code);
+        let more = match self.failures.take(self.egress.heard_at_ms()) {
+            Line::Written => "",
+            Line::Last => "; of what else fails in this second nothing is said here",
+            Line::KeptBack => return,
+        };
         tracing::info!(
             target: "convoke::request",
             session = %self.id, user = %self.user, request_id, code = %error.code, outcome = %error.outcome,
-            "request failed"
+            "request failed{more}"
         );
     }
 }

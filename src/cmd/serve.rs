@@ -11,6 +11,9 @@ use crate::clock::Clock;
 use crate::config::{Config, Overrides, environment};
 use crate::telemetry::{LogHandle, logging};
 
+/// What a node opens beside its connections: the store's files, the listeners.
+const OTHER_DESCRIPTORS: u64 = 512;
+
 const EXAMPLES: &str = "\
 Examples:
   convoke serve
@@ -73,17 +76,25 @@ pub fn run(args: &Args, node: impl FnOnce(Setup) -> anyhow::Result<()>) -> anyho
     let config = args.load().context("the configuration is wrong")?;
     let log = logging::init(&config.log)?;
     let clock = Clock::from_environment()?;
-    raise_descriptor_limit();
+    raise_descriptor_limit(config.limits.max_connections);
     node(Setup { config, log, clock, source: args.clone() })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Every connection takes a file descriptor, and the soft limit is often 1,024: what may be taken is taken.
-fn raise_descriptor_limit() {
+fn raise_descriptor_limit(connections: u32) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    let needed = u64::from(connections) + OTHER_DESCRIPTORS;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "fewer open files are allowed than limits.max_connections needs: raise the hard limit (ulimit -n, LimitNOFILE)"
+        );
     }
 }
 

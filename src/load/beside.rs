@@ -2,7 +2,7 @@
 //! first alone; then while one client reads nothing of what it is sent, one floods the node with requests, and a crowd
 //! loses its connections and comes back, again and again.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use convoke_protocol::framing::Framing;
 use convoke_protocol::id::{DeviceId, UserId};
 use convoke_protocol::message::{Content, ContentType};
 use convoke_protocol::request::messages::Target;
-use futures_util::future::join_all;
+use convoke_protocol::request::read_state::Signal;
 use serde::Serialize;
 
 use super::LoadError;
@@ -33,6 +33,8 @@ use crate::auth::{Role, SigningKey};
 const TOKEN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of each message to the client that reads nothing.
 const HEAVY_BYTES: usize = 8 << 10;
+/// How often one is sent.
+const HEAVY_EVERY: Duration = Duration::from_millis(20);
 /// Requests of the flood without an answer: as many as a session may have.
 const FLOOD_IN_FLIGHT: usize = 64;
 /// Logins of the storm under way at one time.
@@ -107,8 +109,8 @@ fn user(name: &str) -> UserId {
     UserId::new(name).expect("a valid name")
 }
 
-/// Logs in and never reads: what comes stays in the buffers of the kernel, then in the node's queue.
-fn log_in_and_read_nothing(address: SocketAddr, token: String) -> Result<TcpStream, LoadError> {
+/// Logs in and reads nothing: what comes stays in the buffers of the kernel, then in the node's queue.
+fn log_in(address: SocketAddr, token: String) -> Result<TcpStream, LoadError> {
     let mut stream = TcpStream::connect(address).map_err(LoadError::doing("connecting"))?;
     let mut out = Vec::new();
     wire::put_request(&mut out, Framing::Tcp, 1, &hello().into());
@@ -140,29 +142,50 @@ impl Done {
     }
 }
 
-/// As many requests as a session may have without an answer, and again.
-async fn flood(config: ClientConfig, done: Arc<Done>) -> Result<(), LoadError> {
-    let (client, mut events) = Client::connect(config).await?;
-    let reading = tokio::spawn(async move { while events.next().await.is_some() {} });
+/// As many requests as a session may have without an answer, and again, as fast as they are answered: most are refused,
+/// for they are more than a session's rate of signals allows.
+fn flood(mut stream: TcpStream, done: &Done) -> Result<(), LoadError> {
+    let signal = Signal {
+        target: Target::User(user("beside-writer")),
+        kind: "typing".to_owned(),
+        content: Content { content_type: ContentType::text(), body: Bytes::from_static(b"on") },
+    };
+    let signal = signal.into();
+    let (mut read, mut asked, mut buffer) = (Vec::new(), 2, vec![0; 64 << 10]);
     while done.goes_on() {
-        let signal = |_| {
-            let typing = Content { content_type: ContentType::text(), body: Bytes::from_static(b"on") };
-            client.signal(Target::User(user("beside-writer")), "typing", typing)
-        };
-        // Most are refused: more than its rate allows. That is an answer, too.
-        let asked = join_all((0..FLOOD_IN_FLIGHT).map(signal)).await;
-        done.flood.fetch_add(asked.len() as u64, Ordering::Relaxed);
+        let mut out = Vec::new();
+        for _ in 0..FLOOD_IN_FLIGHT {
+            asked += 1;
+            wire::put_request(&mut out, Framing::Tcp, asked, &signal);
+        }
+        stream.write_all(&out).map_err(LoadError::doing("flooding"))?;
+        let mut answered = 0;
+        while answered < FLOOD_IN_FLIGHT {
+            let count = stream.read(&mut buffer).map_err(LoadError::doing("reading answers to a flood"))?;
+            if count == 0 {
+                return Err(LoadError::Broken("the node closed the connection of the flood"));
+            }
+            read.extend_from_slice(&buffer[..count]);
+            let mut rest = &read[..];
+            while let Ok(Some(frame)) = wire::next(&mut rest, Framing::Tcp) {
+                // The answers to its login are 1 and 2, and events have none.
+                answered += usize::from(frame.head.request_id > 2);
+            }
+            read = rest.to_vec();
+        }
+        done.flood.fetch_add(answered as u64, Ordering::Relaxed);
     }
-    reading.abort();
     Ok(())
 }
 
-/// Says much to the one that reads nothing.
+/// Says something to the one that reads nothing, at its own pace.
 async fn write_much(config: ClientConfig, done: Arc<Done>) -> Result<(), LoadError> {
     let (client, mut events) = Client::connect(config).await?;
     let reading = tokio::spawn(async move { while events.next().await.is_some() {} });
     let content = Content { content_type: ContentType::text(), body: Bytes::from(vec![b'.'; HEAVY_BYTES]) };
+    let mut ticks = tokio::time::interval(HEAVY_EVERY);
     while done.goes_on() {
+        ticks.tick().await;
         client.send(Target::User(user("beside-deaf")), content.clone()).await?;
         done.heavy.fetch_add(1, Ordering::Relaxed);
     }
@@ -175,6 +198,7 @@ struct Disturbance {
     done: Arc<Done>,
     clients: JoinHandle<Result<(), LoadError>>,
     storm: JoinHandle<Result<(), LoadError>>,
+    flood: JoinHandle<Result<(), LoadError>>,
     _deaf: TcpStream,
 }
 
@@ -182,8 +206,14 @@ impl Disturbance {
     fn begin(node: &Node, tcp: SocketAddr, connections: u32) -> Result<Self, LoadError> {
         let done = Arc::<Done>::default();
         let deaf_token = node.key().sign(&user("beside-deaf"), Role::User, TOKEN_FOR);
-        let deaf = log_in_and_read_nothing(tcp, deaf_token)?;
-        let configs = ["beside-flood", "beside-writer"].map(|name| config(tcp, node.key(), name));
+        let deaf = log_in(tcp, deaf_token)?;
+        let writing = config(tcp, node.key(), "beside-writer");
+        let flood_token = node.key().sign(&user("beside-flood"), Role::User, TOKEN_FOR);
+        let flooding = log_in(tcp, flood_token)?;
+        let flood = std::thread::spawn({
+            let done = done.clone();
+            move || flood(flooding, &done)
+        });
         let clients = std::thread::spawn({
             let done = done.clone();
             move || {
@@ -191,10 +221,7 @@ impl Disturbance {
                     .enable_all()
                     .build()
                     .map_err(LoadError::doing("starting a runtime"))?;
-                let [flooding, writing] = configs;
-                runtime.block_on(async {
-                    tokio::try_join!(flood(flooding, done.clone()), write_much(writing, done)).map(drop)
-                })
+                runtime.block_on(write_much(writing, done))
             }
         });
         let shape = Shape {
@@ -218,12 +245,12 @@ impl Disturbance {
                 Ok(())
             }
         });
-        Ok(Self { done, clients, storm, _deaf: deaf })
+        Ok(Self { done, clients, storm, flood, _deaf: deaf })
     }
 
     fn end(self) -> Result<Arc<Done>, LoadError> {
         self.done.over.store(true, Ordering::Relaxed);
-        for thread in [self.storm, self.clients] {
+        for thread in [self.storm, self.clients, self.flood] {
             thread.join().map_err(|_| LoadError::Broken("a disturber panicked"))??;
         }
         Ok(self.done)

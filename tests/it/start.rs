@@ -29,6 +29,17 @@ async fn a_node_says_where_it_listens_and_how_to_go_on() {
     }
 }
 
+#[tokio::test]
+async fn too_few_file_descriptors_are_said_at_the_start() {
+    let few = ["sh", "-c", "ulimit -n 700; exec \"$@\"", "sh"];
+    for (connections, warned) in [(10_000, true), (100, false)] {
+        let config = format!("[limits]\nmax_connections = {connections}");
+        let node = Setup::config(&config).wrapped(few).start().await;
+        let said = node.stderr();
+        assert_eq!(said.contains("fewer open files are allowed"), warned, "{said}");
+    }
+}
+
 fn pid_of(json: &str) -> u32 {
     let value: serde_json::Value = serde_json::from_str(json).unwrap();
     u32::try_from(value["pid"].as_u64().unwrap()).unwrap()

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use convoke_protocol::PROTOCOL_VERSION;
@@ -24,7 +25,7 @@ use super::egress::Egress;
 use super::reading::Reader;
 use super::signals;
 use super::state::{Live, RateLimit, SessionState};
-use super::{SessionHandle, SessionShared, SessionTable};
+use super::{FAILURES_LOGGED_PER_S, SessionHandle, SessionShared, SessionTable};
 use crate::actors::conversation::core::SendCommand;
 use crate::actors::directory::Directory;
 use crate::actors::directory::core::SessionPolicy;
@@ -36,6 +37,7 @@ use crate::clock::Clock;
 use crate::hooks::{self, Hooks};
 use crate::storage::Stores;
 use crate::telemetry::audit::Audit;
+use crate::telemetry::line_limit::{Line, LineLimit};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 
@@ -47,6 +49,12 @@ const MAX_FEATURES: usize = 32;
 
 /// The longest token, in bytes.
 const MAX_TOKEN_BYTES: usize = 3_000;
+
+/// Requests of a session that are refused as above a rate without more ado, in a second.
+const REFUSALS_PER_S: u32 = 200;
+
+/// For so long a session is not read after each further one.
+const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What of a session's rules an operator may change while the node runs.
 #[derive(Debug, Clone)]
@@ -93,6 +101,8 @@ pub struct Services {
     pub audit: Audit,
     /// Where messages are traced to.
     pub traces: Traces,
+    /// Bounds the log's lines about logins that are refused.
+    pub refused_logins: LineLimit,
     /// Whom the sessions' actors are linked to.
     pub supervisor: ActorCell,
 }
@@ -228,7 +238,14 @@ impl SessionConnection {
             }
             Err(error) => {
                 self.services.metrics.login(Some(error.code));
-                tracing::info!(peer = %self.peer, code = %error.code, "login refused");
+                let more = match self.services.refused_logins.take(self.services.clock.monotonic_ms()) {
+                    Line::Written => Some(""),
+                    Line::Last => Some("; of others in this second nothing is said here"),
+                    Line::KeptBack => None,
+                };
+                if let Some(more) = more {
+                    tracing::info!(peer = %self.peer, code = %error.code, "login refused{more}");
+                }
                 self.state = SessionState::Over;
                 self.refuse(id, error)
             }
@@ -254,6 +271,7 @@ impl SessionConnection {
             since: services.clock.wall(),
             egress: self.egress.clone(),
             metrics: services.metrics.clone(),
+            failures: LineLimit::per_second(FAILURES_LOGGED_PER_S),
             actor: std::sync::OnceLock::new(),
         });
         let rules = services.rules.load_full();
@@ -283,7 +301,8 @@ impl SessionConnection {
         let rate = RateLimit::new(rules.send_burst, services.clock.now().monotonic);
         let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
         let signals = RateLimit::new(signals::SIGNAL_BURST, services.clock.now().monotonic);
-        Ok((Live { shared, actor, role: claims.role, rate, signals }, logged_in))
+        let refusals = RateLimit::new(REFUSALS_PER_S, services.clock.now().monotonic);
+        Ok((Live { shared, actor, role: claims.role, rate, signals, refusals }, logged_in))
     }
 
     async fn live(&mut self, id: u64, request: Request) -> Result<(), ErrorCode> {
@@ -293,8 +312,7 @@ impl SessionConnection {
         if makes_an_entry(&request)
             && let Err(error) = take_rate(services, &mut live.rate)
         {
-            live.shared.log_failed_request(id, &error);
-            self.egress.queue_answer(id, &Answer::Error(error));
+            self.refuse_request(id, error).await;
             return Ok(());
         }
         let reader = Reader { services, session: &live.shared, role: live.role };
@@ -369,14 +387,25 @@ impl SessionConnection {
         };
         match answer {
             Ok(answer) => self.egress.queue_answer(id, &answer),
-            Err(error) => {
-                if let SessionState::Live(live) = &self.state {
-                    live.shared.log_failed_request(id, &error);
-                }
-                self.egress.queue_answer(id, &Answer::Error(error));
-            }
+            Err(error) => self.refuse_request(id, error).await,
         }
         Ok(())
+    }
+
+    /// Answers with an error. A client that goes on beyond its rates although it is refused is not read for a moment: what
+    /// it sends waits in its own socket, and costs the node nothing.
+    async fn refuse_request(&mut self, id: u64, error: RequestError) {
+        let code = error.code;
+        let SessionState::Live(live) = &mut self.state else { return };
+        live.shared.log_failed_request(id, &error);
+        self.egress.queue_answer(id, &Answer::Error(error));
+        let now = self.services.clock.now().monotonic;
+        if code == ErrorCode::RATE_LIMITED && live.refusals.take(REFUSALS_PER_S, REFUSALS_PER_S, now).is_err()
+        {
+            self.egress.flush();
+            live.shared.count_paused_read();
+            tokio::time::sleep(FLOOD_PAUSE).await;
+        }
     }
 
     async fn send(&mut self, id: u64, send: Send) -> Result<(), RequestError> {

@@ -119,6 +119,11 @@ impl Egress {
         }
     }
 
+    /// When something was last heard from the client, in milliseconds of the node's monotonic clock.
+    pub fn heard_at_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
     /// Bytes of memory it holds: itself and what waits for the socket.
     pub fn held_bytes(&self) -> usize {
         let queue = self.queue.lock();

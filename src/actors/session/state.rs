@@ -25,6 +25,8 @@ pub(super) struct Live {
     pub(super) role: Role,
     pub(super) rate: RateLimit,
     pub(super) signals: RateLimit,
+    /// Requests above a rate that are refused at once; beyond them the client waits.
+    pub(super) refusals: RateLimit,
 }
 
 /// A token bucket: so many sends a second, and a burst.

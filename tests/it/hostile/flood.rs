@@ -70,6 +70,9 @@ async fn thousands_of_bad_tokens_delay_nobody() {
     assert!(grown < 20_000_000, "{grown}");
     let refused = metric(&node, "convoke_logins_refused_total{code=\"bad_token\"}").await;
     assert!(refused >= 3_000.0, "{refused}");
+    // The log says so, and is not filled with it.
+    let lines = node.stderr().matches("login refused").count();
+    assert!((1..2_000).contains(&lines), "{lines}");
     bystanders.talk(1).await;
     assert_unharmed(&node);
 }
@@ -105,6 +108,8 @@ async fn a_flood_of_signals_is_cut_to_its_rate_and_leaves_nothing() {
         bystanders.talk(1).await;
     }
     assert!(taken > 0 && limited > 1_000, "taken {taken}, limited {limited}");
+    let lines = node.stderr().matches("request failed").count();
+    assert!((1..limited / 2).contains(&lines), "{lines} lines for {limited}");
     assert!(node.memory("VmRSS").saturating_sub(before) < 20_000_000);
     // The victim is told of those that were taken at most, and messages come through as before.
     loud.say("victim", "still here").await;
