@@ -3,11 +3,13 @@
 //! | module | what |
 //! | --- | --- |
 //! | `connection` | the socket, what of its stream is not whole yet, the requests without an answer |
+//! | `poll` | all sockets of a thread behind one epoll |
 //! | `wire` | frames from templates, read no further than needed |
 //! | `seen` | which numbers of a stream have come |
 //! | `schedule` | when messages of an open load are due |
 
 pub(in crate::load) mod connection;
+pub(in crate::load) mod poll;
 pub(in crate::load) mod schedule;
 pub(in crate::load) mod seen;
 pub(in crate::load) mod wire;

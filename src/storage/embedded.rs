@@ -102,7 +102,7 @@ impl Default for EmbeddedConfig {
             batch_bytes: 8 << 20,
             batch_appends: 8_192,
             cache_bytes: 16 << 20,
-            memtable_bytes: 16 << 20,
+            memtable_bytes: 8 << 20,
             cursor_interval: Duration::from_secs(5),
             reads: 16,
             fault: None,

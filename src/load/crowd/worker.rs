@@ -3,7 +3,6 @@
 mod arriving;
 
 use std::io::{self, BufRead as _};
-use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -18,9 +17,6 @@ use convoke_protocol::request::messages::Ack;
 use convoke_protocol::request::session::Heartbeat;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, EventFlags};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Builder;
 
@@ -29,6 +25,7 @@ use super::task::{Arrived, Findings, Order, Stopped, Task};
 use crate::auth::SigningKey;
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Stage};
+use crate::load::client::poll::Poll;
 use crate::load::client::schedule::Schedule;
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::client::{SideId, hello};
@@ -49,8 +46,6 @@ const SLICES: usize = 100;
 const SLICE_US: u64 = 1_000_000 / SLICES as u64;
 /// Bytes read at once at most, beside a frame of the longest body.
 const READ_BYTES: usize = 256 << 10;
-/// Events taken at once at most.
-const EVENTS: usize = 256;
 
 /// What it is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +77,7 @@ pub(super) struct Worker {
     task: Task,
     key: SigningKey,
     framing: Framing,
-    poll: OwnedFd,
-    events: Vec<epoll::Event>,
+    poll: Poll,
     connections: Vec<Connection>,
     members: Vec<Member>,
     words: Option<Words>,
@@ -151,9 +145,7 @@ impl Worker {
         Ok(Self {
             key: SigningKey::load(&task.key_file)?,
             framing: if task.websocket { Framing::WebSocket(Codec::Bincode) } else { Framing::Tcp },
-            poll: epoll::create(epoll::CreateFlags::CLOEXEC)
-                .map_err(|errno| LoadError::doing("making an epoll")(errno.into()))?,
-            events: Vec::with_capacity(EVENTS),
+            poll: Poll::new()?,
             connections: Vec::new(),
             members: (0..task.connections).map(|_| Member::default()).collect(),
             words,
@@ -258,24 +250,18 @@ impl Worker {
             until = until.min(schedule.next_us());
         }
         let wait = Duration::from_micros(until.saturating_sub(self.now_us).min(SLICE_US));
-        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
-        let mut events = std::mem::take(&mut self.events);
-        events.clear();
-        match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&wait)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(LoadError::doing("waiting for sockets")(errno.into())),
-        }
+        let ready = self.poll.wait(wait)?;
         self.now_us = machine_us();
-        for event in &events {
-            let (at, flags) = (usize::try_from(event.data.u64()).unwrap_or(usize::MAX), event.flags);
-            if flags.contains(EventFlags::OUT) {
-                self.connections[at].write_waiting().map_err(|error| self.wrong(at, error))?;
+        for one in &ready {
+            if one.writable {
+                let written = self.connections[one.at].write_waiting();
+                written.map_err(|error| self.wrong(one.at, error))?;
             }
-            if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
-                self.read(at)?;
+            if one.readable {
+                self.read(one.at)?;
             }
         }
-        self.events = events;
+        self.poll.give_back(ready);
         Ok(())
     }
 

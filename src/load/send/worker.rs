@@ -1,7 +1,6 @@
 //! One thread of the load generator: all its connections behind one epoll, one buffer to read into and one to write
 //! from. A message costs it one read for the answer and one for the push, one write, and no wake-up of another thread.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,6 @@ use convoke_protocol::request::messages::Ack;
 use convoke_protocol::request::session::{Heartbeat, Welcome};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use uuid::Builder;
 
 use super::ledger::{Ledger, Numbered};
@@ -26,6 +22,7 @@ use super::plan::Part;
 use super::task::{Control, Findings, Job, Phase, Tokens};
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Flight, Stage};
+use crate::load::client::poll::Poll;
 use crate::load::client::schedule::Schedule;
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::client::{SideId, hello, login};
@@ -45,8 +42,6 @@ const SLICES: usize = 100;
 const SLICE_US: u64 = 1_000_000 / SLICES as u64;
 /// Bytes read at once at most, beside a frame of the longest body.
 const READ_BYTES: usize = 64 << 10;
-/// Events taken at once at most.
-const EVENTS: usize = 256;
 
 /// How far everything was at a moment.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +66,7 @@ pub(super) struct Worker<'a> {
     part: Part,
     tokens: &'a dyn Tokens,
     control: &'a Control,
-    poll: OwnedFd,
-    events: Vec<epoll::Event>,
+    poll: Poll,
     connections: Vec<Connection>,
     /// Sides of each connection that is not open yet.
     seats: Vec<Vec<SideId>>,
@@ -125,9 +119,7 @@ impl<'a> Worker<'a> {
             part,
             tokens,
             control,
-            poll: epoll::create(epoll::CreateFlags::CLOEXEC)
-                .map_err(|errno| LoadError::doing("making an epoll")(errno.into()))?,
-            events: Vec::with_capacity(EVENTS),
+            poll: Poll::new()?,
             connections: Vec::with_capacity(part.connections as usize),
             seats,
             sides,
@@ -209,9 +201,7 @@ impl<'a> Worker<'a> {
         let (user, sides) = (self.job.user(number), std::mem::take(&mut self.seats[at]));
         let connection =
             Connection::open(user, to, self.job.from, sides).map_err(LoadError::doing("connecting"))?;
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.poll, connection.stream(), EventData::new_u64(at as u64), flags)
-            .map_err(|errno| LoadError::doing("watching a socket")(errno.into()))?;
+        self.poll.watch(connection.stream(), at)?;
         self.connections.push(connection);
         self.ask(at, &hello().into());
         self.flush(at)
@@ -257,24 +247,18 @@ impl<'a> Worker<'a> {
             until = until.min(schedule.next_us());
         }
         let wait = Duration::from_micros(until.saturating_sub(self.now_us));
-        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
-        let mut events = std::mem::take(&mut self.events);
-        events.clear();
-        match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&wait)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(LoadError::doing("waiting for sockets")(errno.into())),
-        }
+        let ready = self.poll.wait(wait)?;
         self.now_us = self.control.now_us();
-        for event in &events {
-            let (at, flags) = (usize::try_from(event.data.u64()).unwrap_or(usize::MAX), event.flags);
-            if flags.contains(EventFlags::OUT) {
-                self.connections[at].write_waiting().map_err(|error| self.wrong(at, error))?;
+        for one in &ready {
+            if one.writable {
+                let written = self.connections[one.at].write_waiting();
+                written.map_err(|error| self.wrong(one.at, error))?;
             }
-            if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
-                self.read(at)?;
+            if one.readable {
+                self.read(one.at)?;
             }
         }
-        self.events = events;
+        self.poll.give_back(ready);
         Ok(())
     }
 

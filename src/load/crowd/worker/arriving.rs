@@ -7,7 +7,6 @@ use convoke_protocol::id::ConversationId;
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::session::Welcome;
 use convoke_protocol::request::sync::{Sync, Synced};
-use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{Phase, Worker, machine_us};
 use crate::auth::Role;
@@ -58,9 +57,7 @@ impl Worker {
         self.members[at].opened_us = machine_us();
         let connection = Connection::open(name, to, self.task.from, vec![SideId(number)])
             .map_err(LoadError::doing("connecting"))?;
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.poll, connection.stream(), EventData::new_u64(at as u64), flags)
-            .map_err(|errno| LoadError::doing("watching a socket")(errno.into()))?;
+        self.poll.watch(connection.stream(), at)?;
         self.connections.push(connection);
         if self.task.websocket {
             self.connections[at].stage = Stage::Upgrading;
