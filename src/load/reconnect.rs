@@ -1,6 +1,6 @@
 //! `bench reconnect`: every session is lost at once, and all come back and catch up: a storm.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use convoke_protocol::id::ConversationId;
 use serde::Serialize;
@@ -17,6 +17,12 @@ use super::report::{Charts, Outcome, Progress, Row, Verdict, rate};
 
 /// Messages of each conversation.
 const MESSAGES: u64 = 2;
+
+/// The node is at rest when it uses less than this share of a core.
+const REST_SHARE: f64 = 0.05;
+const REST_LOOK: Duration = Duration::from_secs(2);
+/// It is measured after so long in any case.
+const REST_WITHIN: Duration = Duration::from_secs(600);
 
 /// Who comes back.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +44,8 @@ pub struct ReconnectReport {
     pub connections: u32,
     pub conversations: u32,
     pub logins_at_once: u32,
+    /// How long the store went on merging after it was filled; nothing was measured meanwhile.
+    pub rest_s: f64,
     /// When all connect for the first time and know nothing.
     pub first_s: f64,
     /// From the loss of all sessions until the last is live and has caught up.
@@ -77,7 +85,10 @@ impl Outcome for ReconnectReport {
     }
 
     fn remarks(&self) -> Vec<String> {
-        vec![format!("all back after {:.2} s; the first time it took {:.2} s", self.back_s, self.first_s)]
+        vec![
+            format!("all back after {:.2} s; the first time it took {:.2} s", self.back_s, self.first_s),
+            format!("before that the node came to rest for {:.0} s after the fill", self.rest_s),
+        ]
     }
 }
 
@@ -89,6 +100,23 @@ fn conversations(run: &str, options: &ReconnectOptions) -> impl Iterator<Item = 
         let run = run.clone();
         (0..all).map(move |n| ConversationId::direct(&user(&run, n), &user(&run, (n + apart) % all)))
     })
+}
+
+/// Waits until the node does nothing: after a fill the store merges for a while, which no node does that was filled over
+/// days. How long that took.
+fn rest(node: &Node, progress: &Progress) -> Result<Duration, LoadError> {
+    let began = Instant::now();
+    let mut last = node.sample()?;
+    while began.elapsed() < REST_WITHIN {
+        progress.wait(REST_LOOK);
+        let now = node.sample()?;
+        let used = now.as_ref().zip(last.as_ref()).and_then(|(now, last)| now.since(last));
+        if used.is_none_or(|used| used.cpu_s < REST_SHARE * REST_LOOK.as_secs_f64()) {
+            break;
+        }
+        last = now;
+    }
+    Ok(began.elapsed())
 }
 
 /// Fills a store, connects all, loses all, and waits until all are back.
@@ -121,6 +149,8 @@ pub fn run(options: ReconnectOptions) -> Result<ReconnectReport, LoadError> {
     })?;
     let conditions = Conditions::gather(Some(&directory));
     let node = Node::on(directory)?;
+    progress.say("waiting until the store has sorted what was filled in");
+    let rested = rest(&node, &progress)?;
     progress.say("logging in for the first time");
     let mut crew = Crew::start(&shape, &node)?;
     let first = crew.arrived()?;
@@ -140,6 +170,7 @@ pub fn run(options: ReconnectOptions) -> Result<ReconnectReport, LoadError> {
         connections: options.connections,
         conversations: options.conversations / 2 * 2,
         logins_at_once: options.logins_at_once,
+        rest_s: rested.as_secs_f64(),
         first_s: Duration::from_micros(first.took_us).as_secs_f64(),
         back_s: took.as_secs_f64(),
         back_per_s: rate(u64::from(options.connections), took),

@@ -3,6 +3,8 @@
 mod listing;
 mod marks;
 
+use std::collections::HashMap;
+
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::frame::Event;
 use convoke_protocol::id::{ConversationId, ConversationKind, Seq, Timestamp, UserId};
@@ -322,10 +324,10 @@ impl Reader<'_> {
             .await
             .map_err(|error| unavailable(&error))?;
         let kept = self.kept_cursors(&sync, &ids).await?;
-        let cursor_of = |id: &ConversationId| {
-            let named = sync.cursors.iter().find(|cursor| cursor.conversation == *id);
-            named.or_else(|| kept.iter().find(|cursor| cursor.conversation == *id)).map(|cursor| cursor.seq)
-        };
+        // Of a conversation that both know, what the request says counts.
+        let cursors: HashMap<&ConversationId, Seq> =
+            kept.iter().chain(&sync.cursors).map(|cursor| (&cursor.conversation, cursor.seq)).collect();
+        let cursor_of = |id: &ConversationId| cursors.get(id).copied();
         let next = (ids.len() == SYNC_CONVERSATIONS).then(|| ids.last().cloned()).flatten();
         let mut budget = self.budget();
         let mut pages = Vec::new();
