@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_LINES: usize = 1_000;
 
 /// Lines of an answer if nothing is said about them.
-const DEFAULT_LINES: usize = 100;
+pub const DEFAULT_LINES: usize = 100;
 
 fn default_lines() -> usize {
     DEFAULT_LINES

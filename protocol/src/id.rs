@@ -169,6 +169,14 @@ impl ConversationId {
         }
     }
 
+    /// The group that it is the conversation of, if it is one.
+    pub fn group_id(&self) -> Option<GroupId> {
+        match self.kind() {
+            ConversationKind::Group(group) => GroupId::new(group).ok(),
+            ConversationKind::Direct(..) => None,
+        }
+    }
+
     /// The users of a direct conversation: one for notes to oneself, two otherwise, none for a group.
     pub fn direct_users(&self) -> Vec<UserId> {
         match self.kind() {

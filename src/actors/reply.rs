@@ -99,9 +99,7 @@ impl Answered {
             self.sessions.push(session);
         }
     }
-}
 
-impl Answered {
     /// Adds the trace of a message that was answered.
     pub fn trace(&mut self, trace: MessageTrace) {
         self.traces.push(trace);

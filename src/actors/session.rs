@@ -29,7 +29,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use self::egress::{Delivery, Egress};
 use crate::actors::directory::Directory;
-use crate::telemetry::line_limit::{Line, LineLimit};
+use crate::telemetry::line_limit::LineLimit;
 use crate::telemetry::metrics::Metrics;
 
 /// Lines that the failed requests of one session may take in a second.
@@ -110,11 +110,7 @@ impl SessionShared {
     /// One line for a request that failed: ids, never bodies. Of a session that floods only some.
     pub fn log_failed_request(&self, request_id: u64, error: &RequestError) {
         self.metrics.request_failed(error.code);
-        let more = match self.failures.take(self.egress.heard_at_ms()) {
-            Line::Written => "",
-            Line::Last => "; of what else fails in this second nothing is said here",
-            Line::KeptBack => return,
-        };
+        let Some(more) = self.failures.take(self.egress.heard_at_ms()).ending() else { return };
         tracing::info!(
             target: "convoke::request",
             session = %self.id, user = %self.user, request_id, code = %error.code, outcome = %error.outcome,

@@ -236,11 +236,7 @@ impl Conversations {
         let stores = &self.0.surroundings.stores;
         let ids: Vec<ConversationId> = asleep.iter().map(|n| conversations[*n].clone()).collect();
         let tails = stores.log.tails(&ids).await.map_err(|error| unreadable(&error))?;
-        let group_of = |id: &ConversationId| match id.kind() {
-            ConversationKind::Group(group) => GroupId::new(group).ok(),
-            ConversationKind::Direct(..) => None,
-        };
-        let groups: Vec<GroupId> = ids.iter().filter_map(group_of).collect();
+        let groups: Vec<GroupId> = ids.iter().filter_map(ConversationId::group_id).collect();
         let is_service = attending.asking.role == Role::Service;
         let memberships = if groups.is_empty() || is_service {
             vec![None; groups.len()]
@@ -250,7 +246,7 @@ impl Conversations {
         };
         let mut memberships = memberships.into_iter();
         let found = asleep.iter().zip(ids).zip(tails).map(|((n, id), tail)| {
-            let visible = match group_of(&id) {
+            let visible = match id.group_id() {
                 None => Some(Visibility::ALL),
                 Some(_) => {
                     let member = memberships.next().flatten();

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,17 @@ pub fn raise_descriptor_limit(wanted: u64) -> Result<u64, LoadError> {
         return Err(LoadError::TooFewDescriptors { wanted, allowed });
     }
     Ok(allowed)
+}
+
+/// Says one line to the process that started this one.
+///
+/// # Errors
+/// Nobody listens any more.
+pub fn say(what: &impl Serialize) -> Result<(), LoadError> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(LoadError::doing("answering"))
 }
 
 /// Another process of this binary, told what to do in lines of JSON on its stdin and answering in

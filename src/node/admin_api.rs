@@ -175,7 +175,7 @@ fn unreadable(error: ReadError) -> AdminResponse {
 impl NodeAdmin {
     async fn answer(&self, call: Call, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
         let services = &*self.behind.services;
-        let record = |act: &str, on: &str| services.audit.record(&request.who, act, on, None);
+        let record = |act: &str, on: &str| services.audit.record(&request.who, None, act, on, None);
         Ok(match call {
             Call::Sessions => told(&looking::sessions(services, &asked(request)?)),
             Call::Kick => {

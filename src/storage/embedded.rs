@@ -44,7 +44,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use convoke_protocol::id::{ConversationId, ConversationKind, DeviceId, GroupId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
 use convoke_protocol::message::Cursor;
 use fjall::{UserKey, UserValue};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -381,9 +381,7 @@ impl MessageLog for EmbeddedStore {
     fn project(&self, projection: Projection, done: AppendDone) {
         let Projection { conversation, rows, group, members, reactions, stamp: _ } = projection;
         let mut small = marks::rows_of(&conversation, &rows);
-        if let ConversationKind::Group(id) = conversation.kind()
-            && let Ok(id) = GroupId::new(id)
-        {
+        if let Some(id) = conversation.group_id() {
             small.extend(groups::rows_of(&id, group.as_deref(), &members));
         }
         small.extend(reactions::rows_of(&conversation, &reactions));

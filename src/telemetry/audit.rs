@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use convoke_protocol::id::{Seq, UserId};
+use convoke_protocol::id::{DeviceId, Seq, SessionId, UserId};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -25,11 +25,21 @@ impl Audit {
         Self { clock, lines: Mutex::default() }
     }
 
-    /// Writes down that somebody did something.
-    pub fn record(&self, who: &UserId, act: &str, on: &str, seq: Option<Seq>) {
+    /// Writes down that somebody did something, and from which session; operators have none.
+    pub fn record(
+        &self,
+        who: &UserId,
+        from: Option<(&DeviceId, SessionId)>,
+        act: &str,
+        on: &str,
+        seq: Option<Seq>,
+    ) {
         tracing::info!(
             target: "convoke::audit",
-            service = %who, act, on, seq = seq.map(|seq| seq.0),
+            service = %who,
+            device = from.map(|(device, _)| tracing::field::display(device)),
+            session = from.map(|(_, session)| tracing::field::display(session)),
+            act, on, seq = seq.map(|seq| seq.0),
             "a service acted"
         );
         let line =
@@ -57,7 +67,7 @@ mod tests {
         let audit = Audit::new(Clock::new(0));
         let who = UserId::new("backend").unwrap();
         for n in 0..KEPT + 5 {
-            audit.record(&who, "recall", "d:a:b", Some(Seq(n as u64)));
+            audit.record(&who, None, "recall", "d:a:b", Some(Seq(n as u64)));
         }
         assert_eq!(audit.last(usize::MAX).len(), KEPT);
         let seqs: Vec<_> = audit.last(2).iter().map(|line| line.seq).collect();

@@ -24,6 +24,17 @@ pub enum Line {
     KeptBack,
 }
 
+impl Line {
+    /// What the line ends with; `None` if it is not written.
+    pub fn ending(self) -> Option<&'static str> {
+        match self {
+            Self::Written => Some(""),
+            Self::Last => Some("; of more in this second nothing is said here"),
+            Self::KeptBack => None,
+        }
+    }
+}
+
 impl LineLimit {
     /// So many in each second; at least one.
     pub const fn per_second(lines: u32) -> Self {

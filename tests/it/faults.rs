@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::client::conversation;
 use crate::harness::http::{get, http, metric};
-use crate::harness::load::{Load, Running};
+use crate::harness::load::Load;
 use crate::harness::{Setup, TestClient, TestNode, eventually, finished, to_user};
 
 async fn faulty(config: &str) -> TestNode {
@@ -28,10 +28,9 @@ async fn inject(node: &TestNode, fault: Value) -> bool {
 }
 
 /// Waits for so many more acknowledgements, whatever was refused meanwhile.
-async fn acked_more(load: &Load, running: &Running, count: u64) {
+async fn acked_more(load: &Load, count: u64) {
     let before = load.acks();
     eventually("acks under load", async || (load.acks() >= before + count).then_some(())).await;
-    let _ = running;
 }
 
 #[tokio::test]
@@ -47,7 +46,7 @@ async fn an_actor_that_panics_is_made_again_and_nothing_acknowledged_is_lost() {
     let mut node = faulty("").await;
     let mut load = Load::of_pairs(6);
     let running = load.start(&node).await;
-    acked_more(&load, &running, 50).await;
+    acked_more(&load, 50).await;
     let id = conversation("left-0", "right-0").to_string();
     let kinds = [
         ("conversation", json!({ "panic_conversation": id })),
@@ -62,7 +61,7 @@ async fn an_actor_that_panics_is_made_again_and_nothing_acknowledged_is_lost() {
             let restarted = async || (metric(&node, &series).await >= f64::from(round)).then_some(());
             eventually(&series, restarted).await;
             // All others go on, and so does the conversation that it happened to.
-            acked_more(&load, &running, 60).await;
+            acked_more(&load, 60).await;
         }
     }
     // A session takes its connection with it, and only that; its client comes back.
@@ -132,16 +131,16 @@ async fn a_slow_store_delays_answers_and_loses_none() {
     let mut node = faulty("").await;
     let mut load = Load::of_pairs(4);
     let running = load.start(&node).await;
-    acked_more(&load, &running, 50).await;
+    acked_more(&load, 50).await;
     assert!(inject(&node, json!({ "delay_commits": 150 })).await);
-    acked_more(&load, &running, 40).await;
+    acked_more(&load, 40).await;
     // Who does not write is not slowed down.
     let begin = std::time::Instant::now();
     let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
     assert!(alice.pull_all(&conversation("alice", "bob")).await.is_empty());
     let quick = begin.elapsed();
     assert!(inject(&node, json!({ "delay_commits": 0 })).await);
-    acked_more(&load, &running, 200).await;
+    acked_more(&load, 200).await;
     assert!(quick < std::time::Duration::from_secs(3), "a login and a read took {quick:?}");
     node.kill().await;
     load.ended(running).await;

@@ -25,9 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{
-    ClientId, ConversationId, ConversationKind, DeviceId, GroupId, MessageId, Seq, Timestamp, UserId,
-};
+use convoke_protocol::id::{ClientId, ConversationId, DeviceId, GroupId, MessageId, Seq, Timestamp, UserId};
 use convoke_protocol::message::{Content, MessageKind, Priority};
 use convoke_protocol::request::Retry;
 
@@ -281,10 +279,7 @@ impl<R> ConversationCore<R> {
         beginning: Beginning,
     ) -> Self {
         let Beginning { head, dedup, start, group } = beginning;
-        let group_id = match conversation.kind() {
-            ConversationKind::Group(id) => GroupId::new(id).ok(),
-            ConversationKind::Direct(..) => None,
-        };
+        let group_id = conversation.group_id();
         Self {
             conversation,
             limits,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_protocol::id::{ConversationId, ConversationKind, GroupId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, Seq, UserId};
 use tokio::sync::oneshot;
 
 use super::change::{self, Targets};
@@ -159,8 +159,7 @@ async fn until_written(
 }
 
 async fn load_group(stores: &Stores, conversation: &ConversationId) -> Result<Option<Group>, ReadError> {
-    let ConversationKind::Group(id) = conversation.kind() else { return Ok(None) };
-    let Ok(id) = GroupId::new(id) else { return Ok(None) };
+    let Some(id) = conversation.group_id() else { return Ok(None) };
     let Some(row) = stores.groups.group(&id).await? else { return Ok(None) };
     let mut members = Vec::new();
     loop {

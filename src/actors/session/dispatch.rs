@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::hooks::{self, Hooks};
 use crate::storage::Stores;
 use crate::telemetry::audit::Audit;
-use crate::telemetry::line_limit::{Line, LineLimit};
+use crate::telemetry::line_limit::LineLimit;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 
@@ -238,12 +238,8 @@ impl SessionConnection {
             }
             Err(error) => {
                 self.services.metrics.login(Some(error.code));
-                let more = match self.services.refused_logins.take(self.services.clock.monotonic_ms()) {
-                    Line::Written => Some(""),
-                    Line::Last => Some("; of others in this second nothing is said here"),
-                    Line::KeptBack => None,
-                };
-                if let Some(more) = more {
+                let line = self.services.refused_logins.take(self.services.clock.monotonic_ms());
+                if let Some(more) = line.ending() {
                     tracing::info!(peer = %self.peer, code = %error.code, "login refused{more}");
                 }
                 self.state = SessionState::Over;
@@ -298,10 +294,11 @@ impl SessionConnection {
                 return Err(error);
             }
         }
-        let rate = RateLimit::new(rules.send_burst, services.clock.now().monotonic);
+        let now = services.clock.now().monotonic;
+        let rate = RateLimit::new(rules.send_burst, now);
         let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
-        let signals = RateLimit::new(signals::SIGNAL_BURST, services.clock.now().monotonic);
-        let refusals = RateLimit::new(REFUSALS_PER_S, services.clock.now().monotonic);
+        let signals = RateLimit::new(signals::SIGNAL_BURST, now);
+        let refusals = RateLimit::new(REFUSALS_PER_S, now);
         Ok((Live { shared, actor, role: claims.role, rate, signals, refusals }, logged_in))
     }
 

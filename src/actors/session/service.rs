@@ -13,7 +13,8 @@ use crate::auth::{Role, SYSTEM_USER};
 impl Reader<'_> {
     /// Writes down what a service did.
     pub(super) fn audit(&self, act: &str, on: &str, seq: Option<Seq>) {
-        self.services.audit.record(&self.session.user, act, on, seq);
+        let from = (&self.session.device, self.session.id);
+        self.services.audit.record(&self.session.user, Some(from), act, on, seq);
     }
 
     pub(super) async fn send_as(&self, ask: SendAs) -> Result<SentAs, RequestError> {

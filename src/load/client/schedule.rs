@@ -36,6 +36,43 @@ impl Schedule {
     }
 }
 
+/// Each second is cut into so many slices, and each connection belongs to one of them, in which it acknowledges what
+/// came and says that it lives. All in one moment would be a load that no crowd of clients makes.
+pub(in crate::load) const SLICES: usize = 100;
+/// How long a slice is.
+pub(in crate::load) const SLICE_US: u64 = 1_000_000 / SLICES as u64;
+
+/// The slices, one after the other.
+#[derive(Debug)]
+pub(in crate::load) struct Slices {
+    next_us: u64,
+    slice: usize,
+}
+
+impl Slices {
+    /// The first begins at this time.
+    pub(in crate::load) fn new(begin_us: u64) -> Self {
+        Self { next_us: begin_us, slice: 0 }
+    }
+
+    /// When the next one begins.
+    pub(in crate::load) fn next_us(&self) -> u64 {
+        self.next_us
+    }
+
+    /// The next one, if its time has come: the connections with this number, and every [`SLICES`]-th from there.
+    pub(in crate::load) fn take(&mut self, now_us: u64) -> Option<usize> {
+        if self.next_us > now_us {
+            return None;
+        }
+        let slice = self.slice;
+        self.slice = (slice + 1) % SLICES;
+        // What was missed is not made up for: the next round comes soon enough.
+        self.next_us = (self.next_us + SLICE_US).max(now_us.saturating_sub(SLICE_US));
+        Some(slice)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,9 @@
 //! The processes that hold a crowd's connections, all going through the same phases.
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::task::{Arrived, Findings, Order, Speaking, Stopped, Task};
@@ -171,11 +170,4 @@ pub fn run_part() -> Result<(), LoadError> {
     let task = serde_json::from_str(&first)
         .map_err(|source| LoadError::Unintelligible { line: first.clone(), source })?;
     worker::run(task)
-}
-
-pub(super) fn say(what: &impl Serialize) -> Result<(), LoadError> {
-    let mut line = serde_json::to_vec(what)?;
-    line.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(LoadError::doing("answering"))
 }

@@ -26,10 +26,10 @@ use crate::auth::SigningKey;
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Stage};
 use crate::load::client::poll::Poll;
-use crate::load::client::schedule::Schedule;
+use crate::load::client::schedule::{SLICE_US, SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::client::{SideId, hello};
-use crate::load::process::raise_descriptor_limit;
+use crate::load::process::{raise_descriptor_limit, say};
 use crate::load::report::rate;
 
 /// Descriptors that a process needs beside its sockets.
@@ -40,10 +40,6 @@ const SETTLE_WITHIN_US: u64 = 15_000_000;
 const GRACE_US: u64 = 200_000;
 /// As the protocol wants it: pushes are acknowledged when so many have come, or after a second.
 const ACK_AFTER: u64 = 64;
-/// Each second is cut into so many slices, and each connection belongs to one of them, in which it acknowledges what
-/// came and says that it lives.
-const SLICES: usize = 100;
-const SLICE_US: u64 = 1_000_000 / SLICES as u64;
 /// Bytes read at once at most, beside a frame of the longest body.
 const READ_BYTES: usize = 256 << 10;
 
@@ -94,8 +90,7 @@ pub(super) struct Worker {
     last_login_us: u64,
     heartbeat_us: u64,
     max_cursors: usize,
-    next_slice_us: u64,
-    slice: usize,
+    slices: Slices,
     now_us: u64,
     in_flight: u64,
     begun: Option<Mark>,
@@ -161,8 +156,7 @@ impl Worker {
             last_login_us: now_us,
             heartbeat_us: u64::MAX,
             max_cursors: 1,
-            next_slice_us: now_us,
-            slice: 0,
+            slices: Slices::new(now_us),
             now_us,
             in_flight: 0,
             begun: None,
@@ -185,11 +179,11 @@ impl Worker {
             match self.phase {
                 Phase::Stopping { until_us } if self.in_flight == 0 || self.now_us > until_us => {
                     self.phase = Phase::Resting;
-                    super::crew::say(&Stopped { acked: self.findings.acked })?;
+                    say(&Stopped { acked: self.findings.acked })?;
                 }
                 Phase::Settling { .. } => {
                     if let Some(findings) = self.settled() {
-                        super::crew::say(&findings)?;
+                        say(&findings)?;
                         self.phase = Phase::Resting;
                     }
                 }
@@ -245,7 +239,7 @@ impl Worker {
         self.sweep()?;
         self.issue()?;
         self.go_on()?;
-        let mut until = self.next_slice_us;
+        let mut until = self.slices.next_us();
         for schedule in [&self.schedule, &self.arrivals].into_iter().flatten() {
             until = until.min(schedule.next_us());
         }
@@ -470,8 +464,8 @@ impl Worker {
 
     /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
     fn sweep(&mut self) -> Result<(), LoadError> {
-        while self.next_slice_us <= self.now_us {
-            for at in (self.slice..self.connections.len()).step_by(SLICES) {
+        while let Some(slice) = self.slices.take(self.now_us) {
+            for at in (slice..self.connections.len()).step_by(SLICES) {
                 let connection = &self.connections[at];
                 if connection.stage != Stage::Live {
                     continue;
@@ -483,9 +477,6 @@ impl Worker {
                 }
                 self.flush(at)?;
             }
-            self.slice = (self.slice + 1) % SLICES;
-            // What was missed is not made up for: the next round comes soon enough.
-            self.next_slice_us = (self.next_slice_us + SLICE_US).max(self.now_us.saturating_sub(SLICE_US));
         }
         Ok(())
     }

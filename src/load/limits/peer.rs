@@ -1,7 +1,7 @@
 //! The other end of the sockets, in a process of its own: it reads, asks or sends, and measures.
 
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use super::frame::{self, FRAME, HEADER, Header, Kind, MESSAGE, Sequence};
 use super::stage::{Connected, Order, PATIENCE, PeerReport, connect, runtime};
 use crate::load::LoadError;
 use crate::load::latency::Latencies;
-use crate::load::process::raise_descriptor_limit;
+use crate::load::process::{raise_descriptor_limit, say};
 use crate::load::report::Verdict;
 use crate::load::report::conditions::cores;
 
@@ -160,13 +160,6 @@ pub fn run(options: &PeerOptions) -> Result<(), LoadError> {
         }
     }
     Ok(())
-}
-
-fn say(what: &impl serde::Serialize) -> Result<(), LoadError> {
-    let mut line = serde_json::to_vec(what)?;
-    line.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(LoadError::doing("answering"))
 }
 
 /// How far everything was at a moment.

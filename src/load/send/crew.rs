@@ -1,6 +1,6 @@
 //! The threads that do the work, in this process and in others, all going through the same phases.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::task::{Control, Findings, Job, Phase, Tokens};
 use super::worker::Worker;
 use crate::auth::{Role, SigningKey};
 use crate::load::LoadError;
-use crate::load::process::{Companion, Sample, raise_descriptor_limit};
+use crate::load::process::{Companion, Sample, raise_descriptor_limit, say};
 use crate::load::report::Progress;
 
 /// Descriptors that a process needs beside its sockets.
@@ -243,11 +243,4 @@ pub fn run_part() -> Result<(), LoadError> {
 
 fn understood<T: serde::de::DeserializeOwned>(line: String) -> Result<T, LoadError> {
     serde_json::from_str(&line).map_err(|source| LoadError::Unintelligible { line, source })
-}
-
-fn say(what: &impl Serialize) -> Result<(), LoadError> {
-    let mut line = serde_json::to_vec(what)?;
-    line.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(LoadError::doing("answering"))
 }

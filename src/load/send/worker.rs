@@ -23,7 +23,7 @@ use super::task::{Control, Findings, Job, Phase, Tokens};
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Flight, Stage};
 use crate::load::client::poll::Poll;
-use crate::load::client::schedule::Schedule;
+use crate::load::client::schedule::{SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::client::{SideId, hello, login};
 use crate::load::report::rate;
@@ -36,10 +36,6 @@ const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_millis(200);
 /// As the protocol wants it: pushes are acknowledged when so many have come, or after a second.
 const ACK_AFTER: u64 = 64;
-/// Each second is cut into so many slices, and each connection belongs to one of them, in which it acknowledges what
-/// came and says that it lives. All in one moment would be a load that no crowd of clients makes.
-const SLICES: usize = 100;
-const SLICE_US: u64 = 1_000_000 / SLICES as u64;
 /// Bytes read at once at most, beside a frame of the longest body.
 const READ_BYTES: usize = 64 << 10;
 
@@ -82,8 +78,7 @@ pub(super) struct Worker<'a> {
     live: u32,
     heartbeat_us: u64,
     max_cursors: usize,
-    next_slice_us: u64,
-    slice: usize,
+    slices: Slices,
     now_us: u64,
     begun: Option<Mark>,
     ended: Option<Mark>,
@@ -134,8 +129,7 @@ impl<'a> Worker<'a> {
             live: 0,
             heartbeat_us: u64::MAX,
             max_cursors: 1,
-            next_slice_us: 0,
-            slice: 0,
+            slices: Slices::new(0),
             now_us: control.now_us(),
             begun: None,
             ended: None,
@@ -242,7 +236,7 @@ impl<'a> Worker<'a> {
     fn turn(&mut self) -> Result<(), LoadError> {
         self.sweep()?;
         self.issue()?;
-        let mut until = self.next_slice_us;
+        let mut until = self.slices.next_us();
         if let Some(schedule) = self.schedule.as_ref().filter(|_| self.is_sending()) {
             until = until.min(schedule.next_us());
         }
@@ -452,8 +446,8 @@ impl<'a> Worker<'a> {
 
     /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
     fn sweep(&mut self) -> Result<(), LoadError> {
-        while self.next_slice_us <= self.now_us {
-            for at in (self.slice..self.connections.len()).step_by(SLICES) {
+        while let Some(slice) = self.slices.take(self.now_us) {
+            for at in (slice..self.connections.len()).step_by(SLICES) {
                 let connection = &self.connections[at];
                 if connection.stage != Stage::Live {
                     continue;
@@ -465,9 +459,6 @@ impl<'a> Worker<'a> {
                 }
                 self.flush(at)?;
             }
-            self.slice = (self.slice + 1) % SLICES;
-            // What was missed is not made up for: the next round comes soon enough.
-            self.next_slice_us = (self.next_slice_us + SLICE_US).max(self.now_us.saturating_sub(SLICE_US));
         }
         Ok(())
     }

@@ -4,20 +4,17 @@ use std::cmp::Ordering;
 
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::group::GroupRole;
-use convoke_protocol::id::{ConversationId, ConversationKind, GroupId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, GroupId, Seq, UserId};
 
 use crate::actors::session::SessionShared;
 use crate::actors::session::dispatch::Services;
 use crate::operator::{
-    ConversationLine, ConversationLines, ConversationState, GroupLine, GroupLines, Kicked, MAX_LINES, Memory,
-    PageOf, SessionLine, SessionLines, WhichSessions,
+    ConversationLine, ConversationLines, ConversationState, DEFAULT_LINES, GroupLine, GroupLines, Kicked,
+    MAX_LINES, Memory, PageOf, SessionLine, SessionLines, WhichSessions,
 };
 use crate::storage::embedded::EmbeddedStore;
 use crate::storage::{MemberRow, ReadError};
 use crate::telemetry::process;
-
-/// Lines of an answer if nothing is said about them.
-const DEFAULT_LINES: usize = 100;
 
 /// Members that are read at a time.
 const MEMBERS_PER_READ: usize = 1_000;
@@ -98,13 +95,6 @@ pub(super) async fn conversations(
     })
 }
 
-fn group_of(conversation: &ConversationId) -> Option<GroupId> {
-    match conversation.kind() {
-        ConversationKind::Group(group) => GroupId::new(group).ok(),
-        ConversationKind::Direct(..) => None,
-    }
-}
-
 async fn group_line(services: &Services, group: &GroupId) -> Result<Option<GroupLine>, ReadError> {
     let Some(row) = services.stores.groups.group(group).await? else { return Ok(None) };
     let (mut members, mut owner, mut after): (usize, Option<UserId>, Option<UserId>) = (0, None, None);
@@ -141,7 +131,7 @@ pub(super) async fn conversation(
         return Ok(None);
     };
     let retention = services.stores.retention.retention(id).await?;
-    let group = match group_of(id) {
+    let group = match id.group_id() {
         Some(group) => group_line(services, &group).await?,
         None => None,
     };
@@ -162,7 +152,7 @@ pub(super) async fn groups(services: &Services, page: &PageOf) -> Result<GroupLi
     let limit = page.limit.clamp(1, MAX_LINES);
     // The ids of groups' conversations are one after the other: `d:` lies before them all.
     let first = || ConversationId::new("d:~:~").ok();
-    let mut after = page.after.clone().filter(|id| group_of(id).is_some()).or_else(first);
+    let mut after = page.after.clone().filter(|id| id.group_id().is_some()).or_else(first);
     let mut lines = GroupLines { groups: Vec::new(), next: None };
     loop {
         let ids = services.stores.retention.logs(after.as_ref(), limit).await?;
@@ -172,7 +162,7 @@ pub(super) async fn groups(services: &Services, page: &PageOf) -> Result<GroupLi
                 lines.next = after;
                 return Ok(lines);
             }
-            let group = group_of(&id);
+            let group = id.group_id();
             after = Some(id);
             if let Some(group) = group
                 && let Some(line) = group_line(services, &group).await?

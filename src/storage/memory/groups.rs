@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
-use convoke_protocol::id::{ClientId, ConversationId, ConversationKind, GroupId, Seq, UserId};
+use convoke_protocol::id::{ClientId, ConversationId, GroupId, Seq, UserId};
 use convoke_protocol::message::ReactionCount;
 use convoke_protocol::request::changes::Retention;
 use futures_util::future::{self, BoxFuture, FutureExt};
@@ -49,9 +49,7 @@ impl Projected {
     /// Keeps all but the rows of the log.
     pub(super) fn project(&mut self, projection: Projection) {
         let Projection { conversation, rows: _, group, members, reactions, stamp } = projection;
-        if let ConversationKind::Group(id) = conversation.kind()
-            && let Ok(id) = GroupId::new(id)
-        {
+        if let Some(id) = conversation.group_id() {
             if let Some(group) = group {
                 put(&mut self.groups, id.clone(), stamp, *group);
             }

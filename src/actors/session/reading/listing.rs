@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::event::ListChanged;
 use convoke_protocol::frame::Event;
-use convoke_protocol::id::{ConversationId, ConversationKind, GroupId, Seq, Timestamp};
+use convoke_protocol::id::{ConversationId, GroupId, Seq, Timestamp};
 use convoke_protocol::message::Message;
 use convoke_protocol::request::conversations::{
     ConversationList, ConversationSet, Conversations, ListedConversation, ListedGroup, MAX_LABEL_BYTES,
@@ -21,13 +21,6 @@ use crate::storage::{ConversationSettings, LogRow, ReadLimit, SettingsChange};
 
 /// Versions are numbers that JSON's readers keep exact.
 const VERSION_BITS: u32 = 53;
-
-fn group_of(conversation: &ConversationId) -> Option<GroupId> {
-    match conversation.kind() {
-        ConversationKind::Group(group) => GroupId::new(group).ok(),
-        ConversationKind::Direct(..) => None,
-    }
-}
 
 type Settings = BTreeMap<ConversationId, ConversationSettings>;
 
@@ -69,7 +62,7 @@ fn read_place(text: &str) -> Result<Place, RequestError> {
 impl Reader<'_> {
     /// Those of the groups that the user left.
     async fn left(&self, ids: &[ConversationId]) -> Result<HashSet<ConversationId>, RequestError> {
-        let groups: Vec<GroupId> = ids.iter().filter_map(group_of).collect();
+        let groups: Vec<GroupId> = ids.iter().filter_map(ConversationId::group_id).collect();
         let stores = &self.services.stores;
         let members = stores.groups.memberships(&self.session.user, &groups).await;
         let members = members.map_err(|error| unavailable(&error))?.into_iter();
@@ -118,13 +111,13 @@ impl Reader<'_> {
             standings.truncate(limit);
             list.next = standings.last().map(|last| write_place(&place(last)));
         }
-        let groups: Vec<GroupId> = standings.iter().filter_map(|one| group_of(&one.conversation)).collect();
+        let groups: Vec<GroupId> = standings.iter().filter_map(|one| one.conversation.group_id()).collect();
         let rows = self.services.stores.groups.groups_of(&groups).await;
         let mut rows = rows.map_err(|error| unavailable(&error))?.into_iter();
         let last = self.last_messages(&mut standings, &mut budget).await?;
         for (Standing { conversation, seen, mark, unread }, last) in standings.into_iter().zip(last) {
             let head = seen.head.seq;
-            let row = if group_of(&conversation).is_some() { rows.next().flatten() } else { None };
+            let row = if conversation.group_id().is_some() { rows.next().flatten() } else { None };
             let group = row.map(|row| ListedGroup {
                 name: row.name,
                 avatar: row.avatar,

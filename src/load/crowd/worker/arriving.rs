@@ -13,6 +13,7 @@ use crate::auth::Role;
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Stage};
 use crate::load::client::{SideId, hello, login, user, wire};
+use crate::load::process::say;
 
 /// How long a token is good: longer than any load test takes.
 const TOKEN_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -29,7 +30,7 @@ impl Worker {
         if self.live == all {
             self.arrived.took_us = self.last_login_us - self.began_us;
             self.phase = Phase::Resting;
-            return super::super::crew::say(&self.arrived);
+            return say(&self.arrived);
         }
         if self.now_us.saturating_sub(self.last_login_us) > LOGIN_PATIENCE_US {
             return Err(LoadError::Broken("the server stopped answering while connections were logged in"));
