@@ -14,3 +14,4 @@ pub mod membership;
 pub mod ownership;
 pub mod rendezvous;
 pub mod shard_map;
+pub mod store;

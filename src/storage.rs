@@ -20,7 +20,9 @@ pub mod reactions;
 pub mod read_marks;
 pub mod retention;
 pub mod row;
+pub mod scylla;
 pub mod user_conversations;
+mod values;
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use super::admin::{NewFile, Target};
 use crate::clock::Clock;
 use crate::node_file::NodeFile;
-use crate::storage::embedded;
+use crate::storage::embedded::{self, BackupError, OpenError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,30 +40,34 @@ pub struct RestoreArgs {
     data: PathBuf,
 }
 
-/// Asks the node that runs on the data directory; if none does, reads the store itself.
+/// Reads the store itself; if a node has it open, asks that node. `node.json` does not tell whether one runs: it stays
+/// behind when a node is killed.
 ///
 /// # Errors
 /// There is no store, or the file cannot be written.
 pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     let data = &args.target.key.data;
-    let bytes = if args.target.names_a_node() || NodeFile::read(data).is_ok() {
-        args.target.backup(&args.file)?
-    } else {
-        offline(data, &args.file)?
+    let alone = if args.target.names_a_node() { None } else { offline(data, &args.file)? };
+    let bytes = match alone {
+        Some(bytes) => bytes,
+        None => args.target.backup(&args.file)?,
     };
     super::print_line(&format!("{}: {bytes} bytes", args.file.display()))
 }
 
-fn offline(data: &Path, file: &Path) -> anyhow::Result<u64> {
+/// `None` if a node has the store open.
+fn offline(data: &Path, file: &Path) -> anyhow::Result<Option<u64>> {
     let mut out = NewFile::create(file)?;
     let mut buffered = BufWriter::new(&mut out.file);
-    embedded::backup(data, Clock::new(0).wall().0, &mut buffered)
-        .with_context(|| format!("backing up {}", data.display()))?;
+    match embedded::backup(data, Clock::new(0).wall().0, &mut buffered) {
+        Err(BackupError::Open(OpenError::Locked { .. })) if NodeFile::read(data).is_ok() => return Ok(None),
+        done => done.with_context(|| format!("backing up {}", data.display()))?,
+    };
     buffered.flush()?;
     drop(buffered);
     let bytes = out.file.metadata()?.len();
     out.keep()?;
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 /// Runs it.

@@ -31,7 +31,6 @@ mod logs;
 mod marks;
 mod queue;
 mod reactions;
-mod rows;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -336,7 +335,9 @@ impl EmbeddedStore {
 
     fn encoded(conversation: &ConversationId, rows: &[LogRow]) -> Vec<(UserKey, UserValue)> {
         rows.iter()
-            .map(|row| (keys::message(conversation, row.seq), UserValue::from(rows::encode(row))))
+            .map(|row| {
+                (keys::message(conversation, row.seq), UserValue::from(super::values::encode_row(row)))
+            })
             .collect()
     }
 

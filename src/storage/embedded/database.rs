@@ -17,8 +17,8 @@ use fjall::config::{CompressionPolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Iter, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::format::Format;
-use super::{OpenError, journal, keys, rows};
-use crate::storage::{LogRow, ReadError, ReadLimit};
+use super::{OpenError, journal, keys};
+use crate::storage::{LogRow, ReadError, ReadLimit, values};
 
 /// fjall asks for a file descriptor table; a node's sockets need the descriptors more.
 const MAX_OPEN_FILES: usize = 256;
@@ -189,7 +189,7 @@ fn page(guards: impl Iterator<Item = fjall::Guard>, limit: ReadLimit) -> Result<
 pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<LogRow, ReadError> {
     let seq = key.last_chunk::<8>().ok_or_else(|| bad_key("a log", key))?;
     let seq = Seq(u64::from_be_bytes(*seq));
-    rows::decode(seq, value).map_err(|why| {
+    values::decode_row(seq, value).map_err(|why| {
         let conversation = keys::split_message(key).map(|(conversation, _)| conversation.to_string());
         ReadError::Corrupt(format!("row {seq} of {}: {why}", conversation.unwrap_or_else(|| "?".into())))
     })

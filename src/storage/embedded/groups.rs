@@ -7,7 +7,6 @@
 //! 0x01 user 0x00 uuid   which group a request made
 //! ```
 
-use convoke_protocol::codec;
 use convoke_protocol::id::{ClientId, GroupId, UserId};
 use fjall::{Readable, UserKey, UserValue};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -17,10 +16,8 @@ use serde::de::DeserializeOwned;
 use super::EmbeddedStore;
 use super::database::{Rows, read_error};
 use super::queue::{Small, SmallRow};
+use crate::storage::values::{self, decode};
 use crate::storage::{GroupRow, GroupStore, JoinRequestRow, MemberRow, ReadError, WriteError};
-
-/// The number of the values' shape.
-const SHAPE: u8 = 1;
 
 pub(super) const GROUP: u8 = b'g';
 pub(super) const MEMBER: u8 = b'm';
@@ -28,19 +25,9 @@ pub(super) const REQUEST: u8 = b'r';
 /// Before the keys of creations: below what an id may begin with.
 pub(super) const CREATION: u8 = 1;
 
-/// Writes a value: the number of its shape, then the shape.
+/// A value as the database takes it.
 pub(super) fn encode(value: &impl Serialize) -> UserValue {
-    UserValue::from(codec::encode(&(SHAPE, value)))
-}
-
-/// Reads a value.
-pub(super) fn decode<T: DeserializeOwned>(what: &str, value: &[u8]) -> Result<T, ReadError> {
-    let corrupt = |why: String| ReadError::Corrupt(format!("{what}: {why}"));
-    match value.split_first() {
-        Some((&SHAPE, value)) => codec::decode(value).map_err(|error| corrupt(error.to_string())),
-        Some((shape, _)) => Err(corrupt(format!("shape {shape}, which this version does not know"))),
-        None => Err(corrupt("an empty row".into())),
-    }
+    UserValue::from(values::encode(value))
 }
 
 /// `group 0x00 kind user`.

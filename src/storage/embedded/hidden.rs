@@ -6,9 +6,10 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use super::EmbeddedStore;
 use super::database::{Rows, read_error};
-use super::groups::{decode, encode};
+use super::groups::encode;
 use super::keys;
 use super::queue::{Small, SmallRow};
+use crate::storage::values::decode;
 use crate::storage::{HiddenRows, HiddenStore, ReadError, WriteError};
 
 const UP_TO: u8 = b'u';

@@ -16,9 +16,10 @@ use serde::Serialize;
 
 use super::EmbeddedStore;
 use super::database::{Rows, read_error};
-use super::groups::{decode, encode};
+use super::groups::encode;
 use super::keys::{self, Mark};
 use super::queue::{Small, SmallRow};
+use crate::storage::values::decode;
 use crate::storage::{Hint, LogRow, LogStart, ReadError, ReadLimit, RetentionStore, Tail, WriteError};
 
 pub(super) const CHANGED: u8 = b'c';

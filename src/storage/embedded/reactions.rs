@@ -12,9 +12,10 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use super::EmbeddedStore;
 use super::database::{Rows, read_error};
-use super::groups::{decode, encode};
+use super::groups::encode;
 use super::keys;
 use super::queue::{Small, SmallRow};
+use crate::storage::values::decode;
 use crate::storage::{ReactionCounts, ReactionRow, ReactionStore, ReadError};
 
 const COUNT: u8 = b'c';

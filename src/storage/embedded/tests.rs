@@ -491,7 +491,7 @@ async fn check_finds_every_kind_of_damage() {
         let id = id.clone();
         Box::new(move |rows| {
             let key = keys::message(&id, row.seq);
-            rows.messages.insert(key, rows::encode(&row)).expect("written");
+            rows.messages.insert(key, crate::storage::values::encode_row(&row)).expect("written");
         })
     };
     let (alice, bob) = (user("alice"), user("bob"));

@@ -12,9 +12,10 @@ use fjall::Readable;
 use super::{CheckReport, Rule, head};
 use crate::storage::embedded::OpenError;
 use crate::storage::embedded::database::Rows;
-use crate::storage::embedded::groups::{self, decode};
+use crate::storage::embedded::groups;
 use crate::storage::embedded::logs;
 use crate::storage::embedded::reactions::{self, Reaction};
+use crate::storage::values::decode;
 use crate::storage::{Change, GroupRow, Hint, JoinRequestRow, LogRow, MemberRow, ReadLimit};
 
 fn row(rows: &Rows, conversation: &ConversationId, seq: Seq) -> Option<LogRow> {

@@ -14,6 +14,7 @@ use crate::storage::conformance::{append_of, conversation, row, store};
 use crate::storage::embedded::database::{Rows, RowsOptions};
 use crate::storage::embedded::groups::{self, encode};
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore, keys, logs};
+use crate::storage::values::encode_row;
 use crate::storage::{Change, Hint, LogRow, LogStart, MessageLog as _, Projection, ReactionRow, WriteStamp};
 
 const CREATED: usize = 0;
@@ -86,7 +87,7 @@ fn read(rows: &Rows, team: &ConversationId, index: usize) -> LogRow {
 }
 
 fn write(rows: &Rows, team: &ConversationId, row: &LogRow) {
-    let value = crate::storage::embedded::rows::encode(row);
+    let value = encode_row(row);
     rows.messages.insert(keys::message(team, row.seq), value).expect("written");
 }
 

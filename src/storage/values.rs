@@ -1,16 +1,18 @@
-//! The value of a message's row: one byte that says which shape follows, then the shape in bincode.
+//! The values that databases keep: one byte that says which shape follows, then the shape in bincode. All stores that
+//! keep bytes write the same, so that what one holds can be carried to another.
 //!
-//! The shapes are this module's own: what a `LogRow` looks like may change, what lies on disks may not. A new shape is
-//! a new number; the old ones stay readable.
+//! The shapes of a message's row are this module's own: what a `LogRow` looks like may change, what lies on disks may
+//! not. A new shape is a new number; the old ones stay readable.
 
 use bytes::Bytes;
 use convoke_protocol::codec;
 use convoke_protocol::id::{ClientId, DeviceId, MessageId, Seq, Timestamp, UserId};
 use convoke_protocol::message::{Content, ContentType, MessageKind, Priority};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::storage::{Change, Entry, Epoch, LogRow};
+use super::{Change, Entry, Epoch, LogRow, ReadError};
 
 /// The shape that is written.
 const SHAPE: u8 = 2;
@@ -62,8 +64,26 @@ impl Serialize for Raw<'_> {
     }
 }
 
-/// Writes a row's value.
-pub(super) fn encode(row: &LogRow) -> Vec<u8> {
+/// The shape of everything that is not a message's row.
+const SMALL_SHAPE: u8 = 1;
+
+/// Writes a value that is not a message's row.
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
+    codec::encode(&(SMALL_SHAPE, value))
+}
+
+/// Reads a value that is not a message's row; `what` names it in the error.
+pub(super) fn decode<T: DeserializeOwned>(what: &str, value: &[u8]) -> Result<T, ReadError> {
+    let corrupt = |why: String| ReadError::Corrupt(format!("{what}: {why}"));
+    match value.split_first() {
+        Some((&SMALL_SHAPE, value)) => codec::decode(value).map_err(|error| corrupt(error.to_string())),
+        Some((shape, _)) => Err(corrupt(format!("shape {shape}, which this version does not know"))),
+        None => Err(corrupt("an empty row".into())),
+    }
+}
+
+/// Writes a message's row.
+pub(super) fn encode_row(row: &LogRow) -> Vec<u8> {
     let entry = &row.entry;
     let mut ids = [0; 48];
     let (chunks, _) = ids.as_chunks_mut::<16>();
@@ -97,11 +117,11 @@ pub(super) fn encode(row: &LogRow) -> Vec<u8> {
     codec::encode(&(SHAPE, shape, more))
 }
 
-/// Reads a row's value.
+/// Reads a message's row.
 ///
 /// # Errors
 /// Says why the bytes are not a row.
-pub(super) fn decode(seq: Seq, value: &[u8]) -> Result<LogRow, String> {
+pub(super) fn decode_row(seq: Seq, value: &[u8]) -> Result<LogRow, String> {
     let (shape, value) = value.split_first().ok_or("an empty row")?;
     let (row, more): (Shape1<'_>, Shape2) = match *shape {
         PLAIN_SHAPE => {
@@ -187,19 +207,19 @@ mod tests {
     #[test]
     fn rows_are_written_as_they_always_were() {
         for (row, golden) in samples().iter().zip(GOLDEN) {
-            let value = encode(row);
+            let value = encode_row(row);
             assert_eq!(hex(&value), golden);
-            assert_eq!(decode(row.seq, &value).as_ref(), Ok(row));
+            assert_eq!(decode_row(row.seq, &value).as_ref(), Ok(row));
         }
     }
 
     #[test]
     fn what_is_not_a_row_is_refused() {
-        let value = encode(&samples()[0]);
-        assert!(decode(Seq(1), &[]).is_err());
-        assert!(decode(Seq(1), &[3]).is_err_and(|why| why.contains("shape 3")));
+        let value = encode_row(&samples()[0]);
+        assert!(decode_row(Seq(1), &[]).is_err());
+        assert!(decode_row(Seq(1), &[3]).is_err_and(|why| why.contains("shape 3")));
         for end in 1..value.len() {
-            assert!(decode(Seq(1), &value[..end]).is_err(), "{end}");
+            assert!(decode_row(Seq(1), &value[..end]).is_err(), "{end}");
         }
     }
 }
