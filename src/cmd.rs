@@ -7,7 +7,10 @@ pub mod chat;
 pub mod check;
 pub mod completions;
 pub mod config;
+pub mod cql;
 pub mod credentials;
+pub mod migrate;
+pub mod schema;
 pub mod serve;
 pub mod token;
 
@@ -48,6 +51,10 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Make a store from a backup
     Restore(backup::RestoreArgs),
+    /// Make or look at the tables of a cluster's store
+    Schema(schema::Args),
+    /// Copy everything from an embedded store into a cluster's, or back
+    Migrate(migrate::Args),
     /// Measure a node, or the machine under it
     Bench(bench::BenchArgs),
     /// Operate a running node
@@ -66,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Admin(args) => admin::run(&args),
         Command::Completions(args) => completions::run(&args),

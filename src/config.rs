@@ -17,6 +17,7 @@ pub mod net;
 pub mod node;
 pub mod reload;
 pub mod retention;
+pub mod scylla;
 pub mod section;
 pub mod sessions;
 mod source;
@@ -124,6 +125,7 @@ config! {
     groups: groups::Groups,
     retention: retention::Retention,
     storage: storage::Storage,
+    scylla: scylla::Scylla,
     log: log::Log,
     traces: traces::Traces,
 }

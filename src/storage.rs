@@ -11,6 +11,7 @@
 
 pub mod change;
 pub mod conformance;
+pub mod copy;
 pub mod embedded;
 pub mod faulty;
 pub mod groups;
@@ -23,6 +24,7 @@ pub mod row;
 pub mod scylla;
 pub mod user_conversations;
 mod values;
+pub mod walk;
 
 use std::sync::Arc;
 
@@ -239,7 +241,8 @@ pub trait MessageLog: Send + Sync + 'static {
 
     /// Deletes the rows below `start`, with all that belongs to them (reactions, what is uncounted), and keeps where the log
     /// begins; a start that is not above what is kept changes nothing. The caller sees to it that a durable hint and the
-    /// dedup window lie at or above it. Durable with `Ok`; after an error a part may be gone, and it may be repeated.
+    /// dedup window lie at or above it. Durable with `Ok`; after an error a part may be gone, and it may be repeated. The
+    /// log is there from then on ([`RetentionStore::logs`]), whether or not it ever had a first row.
     fn trim<'a>(
         &'a self,
         conversation: &'a ConversationId,

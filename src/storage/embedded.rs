@@ -34,6 +34,7 @@ mod reactions;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -218,9 +218,8 @@ impl MessageLog for MemoryStore {
         }
         let kept = state.projected.starts.get(conversation).copied().unwrap_or_default();
         if kept < start {
-            if let Some(log) = state.logs.get_mut(conversation) {
-                log.retain(|seq, _| *seq >= start.seq);
-            }
+            let log = state.logs.entry(conversation.clone()).or_default();
+            log.retain(|seq, _| *seq >= start.seq);
             state.read_state.trim(conversation, start.seq);
             state.projected.trim(conversation, start);
         }

@@ -17,6 +17,7 @@ mod retention;
 pub mod schema;
 pub mod statements;
 mod users;
+mod walk;
 mod writer;
 
 use std::fmt;
@@ -30,10 +31,12 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 use self::cql::Cql;
+pub use self::ownership::InUse;
 use self::schema::{Applied, KeyspaceOptions, SCHEMA_VERSION};
 use self::statements::Statements;
 use self::writer::Writer;
 use crate::clock::Clock;
+use crate::storage::ReadError;
 
 /// Messages in one partition of a log.
 const BUCKET: u64 = 10_000;
@@ -89,7 +92,7 @@ impl fmt::Debug for ScyllaConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No address was given.
-    #[error("no CQL server is named: set scylla.nodes")]
+    #[error("no CQL server is named: set scylla.nodes, or give --cql to a command that takes it")]
     NoNodes,
     /// The keyspace cannot have this name.
     #[error("{0:?} is no name for a keyspace: a small letter, then small letters, digits and _, at most 48")]
@@ -181,6 +184,16 @@ impl ScyllaStore {
     /// and then for those that are under way; the others are answered as not stored.
     pub async fn shutdown(&self) {
         self.writer.shutdown().await;
+    }
+
+    /// Into how many shards the ids of the cluster are divided.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn shards(&self) -> Result<u32, ReadError> {
+        let row: Option<(Option<i32>,)> = self.cql().row(&self.cql().statements.shards, ()).await?;
+        let shards = row.and_then(|(shards,)| shards).and_then(|shards| u32::try_from(shards).ok());
+        shards.ok_or_else(|| ReadError::Corrupt("the cluster does not say how many shards it has".into()))
     }
 
     fn cql(&self) -> &Cql {

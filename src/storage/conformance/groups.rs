@@ -72,7 +72,8 @@ pub async fn project(log: &dyn MessageLog, projection: Projection) -> Result<(),
     told.await.expect("every projection is answered")
 }
 
-fn reaction(target: u64, kind: &str, name: &str, given: bool, count: u32) -> ReactionRow {
+/// A reaction of a user, and the count it leads to.
+pub fn reaction(target: u64, kind: &str, name: &str, given: bool, count: u32) -> ReactionRow {
     ReactionRow { target: Seq(target), kind: kind.into(), user: user(name), given, count }
 }
 
@@ -322,6 +323,15 @@ pub async fn rules_of_retention_are_kept_and_listed(fixture: &mut impl Fixture) 
     assert_eq!(listed, Ok(vec![(ids[2].clone(), rule(3))]));
     assert_eq!(stores.retention.logs(None, 2).await, Ok(ids[..2].to_vec()));
     assert_eq!(stores.retention.logs(Some(&ids[1]), 2).await, Ok(ids[2..].to_vec()));
+    // One whose beginning never was in this store.
+    let copied = conversation("d");
+    let log = rows(1, 5, "text");
+    assert_eq!(store(&*stores.log, append_of(&copied, &log[3..], 1)).await, Ok(()));
+    let start = LogStart { seq: Seq(4), ordinal: 3 };
+    assert_eq!(stores.log.trim(&copied, start, WriteStamp::new(Epoch(1), 2)).await, Ok(()));
+    assert_eq!(stores.retention.logs(Some(&ids[2]), 2).await, Ok(vec![copied.clone()]));
+    let range = ReadLimit::rows(9);
+    assert_eq!(stores.log.read(&copied, Seq(1), Seq(9), range).await, Ok(log[3..].to_vec()));
 }
 
 /// Whatever the batches were, the hint never passes an entry whose changes may not be written, unless it was kept.

@@ -19,17 +19,34 @@ fn key(user: &UserId, conversation: &ConversationId, kind: u8, rest: &[u8]) -> U
     UserKey::from([&keys::list(user, conversation)[..], &[0, kind], rest].concat())
 }
 
+/// What a row says is hidden.
+pub(super) enum HiddenKey {
+    /// All up to the message in its value.
+    UpTo,
+    /// One message.
+    Single(Seq),
+}
+
+/// Takes a key apart.
+pub(super) fn split(stored: &[u8]) -> Option<(UserId, ConversationId, HiddenKey)> {
+    let end = stored.iter().enumerate().filter(|(_, byte)| **byte == 0).nth(1)?.0;
+    let (ids, rest) = (&stored[..end], &stored[end + 1..]);
+    let (user, conversation) = keys::split_list(ids)?;
+    let what = match rest.split_first()? {
+        (&UP_TO, []) => HiddenKey::UpTo,
+        (&SINGLE, seq) => HiddenKey::Single(keys::read_seq(seq)?),
+        _ => return None,
+    };
+    Some((user, conversation, what))
+}
+
 /// Whether a row can be understood.
 pub(super) fn is_readable(key: &[u8], value: &[u8]) -> bool {
-    let mut parts = key.splitn(3, |byte| *byte == 0);
-    let ids = parts.next().zip(parts.next()).map(|(user, conversation)| [user, &[0], conversation].concat());
-    let rest = parts.next().and_then(<[u8]>::split_first);
-    let readable = match rest {
-        Some((&UP_TO, [])) => decode::<Seq>("", value).is_ok(),
-        Some((&SINGLE, seq)) => keys::read_seq(seq).is_some(),
-        _ => false,
-    };
-    readable && ids.is_some_and(|ids| keys::split_list(&ids).is_some())
+    match split(key) {
+        Some((.., HiddenKey::UpTo)) => decode::<Seq>("", value).is_ok(),
+        Some((.., HiddenKey::Single(_))) => true,
+        None => false,
+    }
 }
 
 impl Rows {

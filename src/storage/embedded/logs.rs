@@ -173,7 +173,9 @@ impl EmbeddedStore {
         }
         // First where it begins: what is not deleted then, if the process dies, is below and never read.
         if kept < start {
-            self.writing(vec![small(START, conversation, Some(&(start.seq, start.ordinal)))]).await?;
+            let begins = small(START, conversation, Some(&(start.seq, start.ordinal)));
+            // A log that is copied from another store need not have had a first row here.
+            self.writing(vec![begins, small(LOG, conversation, Some(&()))]).await?;
         }
         loop {
             let id = conversation.clone();

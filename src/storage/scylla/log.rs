@@ -319,6 +319,8 @@ impl ScyllaStore {
             return Ok(());
         }
         let (cql, id, seq) = (self.cql(), conversation.as_str(), bigint(start.seq.0));
+        // A log that is copied from another store need not have had a first row here.
+        cql.write(&cql.statements.put_log, (part_of(id, LOG_PARTS), id, bigint(stamp.0))).await?;
         cql.write(&cql.statements.put_start, (id, start_value(start), seq)).await?;
         self.trim_buckets(conversation, trimmed, start, bigint(stamp.0)).await?;
         cql.write(&cql.statements.put_trimmed, (id, seq, seq)).await?;

@@ -1,10 +1,11 @@
 //! What the ownership protocol says to the servers: beats, fences and shards (docs/ownership.md).
 
 use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use scylla::value::{CqlValue, Row};
 use uuid::Uuid;
 
-use super::{ScyllaStore, bigint, number};
+use super::{ScyllaStore, WIDTH, bigint, number};
 use crate::cluster::claim::{Decision, ShardRow};
 use crate::cluster::confirm::FenceRead;
 use crate::cluster::membership::{Incarnation, NodeId, PeerRow};
@@ -45,6 +46,84 @@ impl ScyllaStore {
             Err(failure) if failure.perhaps => Decision::Unknown,
             Err(_) => Decision::NotApplied,
         }
+    }
+}
+
+/// Why a cluster's tables cannot be copied now.
+#[derive(Debug, thiserror::Error)]
+pub enum InUse {
+    /// It cannot be said.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A node has a row that is not old enough to be gone.
+    #[error(
+        "node {0} is running, or died without giving its shards back: stop it in order, or wait a minute"
+    )]
+    Node(String),
+    /// A shard belongs to somebody.
+    #[error("shard {0} belongs to a node that died: start a node, and stop it in order")]
+    Owned(u32),
+    /// The epoch of a shard could not be raised.
+    #[error("shard {0} could not be prepared")]
+    NotRaised(u32),
+}
+
+/// How often a shard's row is read and changed until it is as it has to be.
+const TRIES: usize = 20;
+
+impl ScyllaStore {
+    async fn all_shards(&self) -> Result<Vec<(ShardId, ShardRow)>, ReadError> {
+        let shards = self.shards().await?;
+        let reads: Vec<_> = (0..shards).map(|shard| self.read_shard(ShardId(shard))).collect();
+        let rows: Vec<ShardRow> = stream::iter(reads).buffered(WIDTH).try_collect().await?;
+        Ok((0..).map(ShardId).zip(rows).collect())
+    }
+
+    /// Nobody may be writing.
+    ///
+    /// # Errors
+    /// Somebody is, or may be.
+    pub async fn expect_no_nodes(&self) -> Result<(), InUse> {
+        if let Some(peer) = self.read_peers().await?.pop() {
+            return Err(InUse::Node(peer.node.0));
+        }
+        match self.all_shards().await?.into_iter().find(|(_, row)| row.owner.is_some()) {
+            Some((shard, _)) => Err(InUse::Owned(shard.0)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a shard was ever claimed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn was_used(&self) -> Result<bool, ReadError> {
+        Ok(self.all_shards().await?.iter().any(|(_, row)| row.epoch > Epoch(0)))
+    }
+
+    /// Sees to it that whoever claims a shard from now on has a higher epoch than `copied`, of which rows are there.
+    ///
+    /// # Errors
+    /// A shard belongs to somebody, or the servers do not answer.
+    pub async fn begin_after(&self, copied: Epoch) -> Result<(), InUse> {
+        let shards = self.all_shards().await?;
+        let raised: Vec<_> = shards.into_iter().map(|(shard, _)| self.raise(shard, copied)).collect();
+        stream::iter(raised).buffer_unordered(WIDTH).try_collect().await
+    }
+
+    async fn raise(&self, shard: ShardId, to: Epoch) -> Result<(), InUse> {
+        for _ in 0..TRIES {
+            let row = self.read_shard(shard).await?;
+            if row.epoch >= to {
+                return Ok(());
+            }
+            if row.owner.is_some() {
+                return Err(InUse::Owned(shard.0));
+            }
+            // Whatever it answers: the row is read again.
+            self.decide(shard, row, ShardRow { owner: None, epoch: to }).await;
+        }
+        Err(InUse::NotRaised(shard.0))
     }
 }
 

@@ -79,6 +79,7 @@ const MIGRATIONS: [Migration; 1] = [Migration {
          user text, given boolean, PRIMARY KEY ((conversation, bucket), seq, kind, user))",
         "CREATE TABLE IF NOT EXISTS retention (part int, conversation text, rule blob, \
          PRIMARY KEY (part, conversation))",
+        "CREATE TABLE IF NOT EXISTS cluster (part int PRIMARY KEY, shards int)",
         "CREATE TABLE IF NOT EXISTS nodes (part int, incarnation uuid, node text, addresses text, beat bigint, \
          draining boolean, PRIMARY KEY (part, incarnation))",
         "CREATE TABLE IF NOT EXISTS fences (incarnation uuid PRIMARY KEY, fenced boolean)",
@@ -89,6 +90,8 @@ const MIGRATIONS: [Migration; 1] = [Migration {
 /// How a keyspace is created.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyspaceOptions {
+    /// Into how many shards the ids of the cluster are divided, for good: what a cluster has stays.
+    pub shards: u32,
     /// On how many nodes of the data centre each row is.
     pub replication: u8,
     /// Says `tablets = {'enabled': false}`, which only ScyllaDB understands: for its versions without LWT on tablets.
@@ -162,7 +165,7 @@ pub(super) async fn apply(
     }
     let me = Uuid::new_v4();
     lock(session, me).await?;
-    let applied = migrate(session, keyspace).await;
+    let applied = migrate(session, keyspace, options.shards).await;
     // One that stays behind expires.
     let unlocked = say(session, format!("DELETE FROM schema_lock WHERE part = 0 IF holder = {me}")).await;
     let applied = applied?;
@@ -208,7 +211,7 @@ async fn lock(session: &Session, me: Uuid) -> Result<(), OpenError> {
     }
 }
 
-async fn migrate(session: &Session, keyspace: &str) -> Result<Applied, OpenError> {
+async fn migrate(session: &Session, keyspace: &str, shards: u32) -> Result<Applied, OpenError> {
     let from = version(session, keyspace).await?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
         for statement in migration.statements {
@@ -218,6 +221,7 @@ async fn migrate(session: &Session, keyspace: &str) -> Result<Applied, OpenError
         let insert = format!("INSERT INTO schema_versions (part, version) VALUES (0, {})", migration.version);
         say(session, insert).await?;
     }
+    say(session, format!("INSERT INTO cluster (part, shards) VALUES (0, {shards}) IF NOT EXISTS")).await?;
     Ok(Applied { from, to: from.max(SCHEMA_VERSION) })
 }
 

@@ -147,7 +147,18 @@ statements! {
     retention: Read "SELECT rule FROM retention WHERE part = ? AND conversation = ?";
     with_retention: Read "SELECT conversation, rule FROM retention WHERE part = ? AND conversation > ? LIMIT ?";
 
+    // Walking through what users have, by partition.
+    walk_lists: Read "SELECT DISTINCT user, token(user) FROM lists WHERE token(user) > ? LIMIT ?";
+    walk_cursors: Read "SELECT DISTINCT user, device, token(user, device) FROM cursors WHERE token(user, device) > ? LIMIT ?";
+    cursors_of: Read "SELECT conversation, seq FROM cursors WHERE user = ? AND device = ?";
+    walk_marks: Read "SELECT DISTINCT user, token(user) FROM read_marks WHERE token(user) > ? LIMIT ?";
+    marks_of: Read "SELECT conversation, seq, ordinal FROM read_marks WHERE user = ?";
+    walk_settings: Read "SELECT DISTINCT user, token(user) FROM settings WHERE token(user) > ? LIMIT ?";
+    walk_hidden: Read "SELECT DISTINCT user, conversation, up_to, token(user, conversation) FROM hidden WHERE token(user, conversation) > ? LIMIT ?";
+    walk_creations: Read "SELECT creator, client_id, group_id, token(creator, client_id) FROM group_creations WHERE token(creator, client_id) > ? LIMIT ?";
+
     // Who is alive, who owns.
+    shards: Serial "SELECT shards FROM cluster WHERE part = 0";
     put_beat: Write "INSERT INTO nodes (part, incarnation, node, addresses, beat, draining) VALUES (0, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
     beats: Read "SELECT incarnation, node, addresses, beat, draining FROM nodes WHERE part = 0";
     put_fence: Write "INSERT INTO fences (incarnation, fenced) VALUES (?, true) USING TIMESTAMP 1";

@@ -16,10 +16,11 @@ use crate::storage::{
     WriteStamp,
 };
 
+mod copying;
 mod three_nodes;
 
 /// One copy of each row: the tests' server may be a single node.
-const ALONE: KeyspaceOptions = KeyspaceOptions { replication: 1, no_tablets: false };
+const ALONE: KeyspaceOptions = KeyspaceOptions { shards: 16, replication: 1, no_tablets: false };
 
 /// A keyspace of its own, dropped at the end.
 pub(crate) struct OnServers {

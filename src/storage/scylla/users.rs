@@ -273,12 +273,27 @@ impl HiddenStore for ScyllaStore {
             if from > to {
                 return Ok(HiddenRows { up_to, seqs: Vec::new() });
             }
-            let values = (user, id, bigint(from.0), bigint(to.0));
-            let rows: Vec<(Option<i64>,)> = cql.rows(&cql.statements.hidden_rows, values).await?;
-            let seqs = rows.into_iter().filter_map(|(seq,)| seq).map(|seq| Seq(number(seq))).collect();
-            Ok(HiddenRows { up_to, seqs })
+            Ok(HiddenRows { up_to, seqs: self.hidden_between(user, id, from, to).await? })
         }
         .boxed()
+    }
+}
+
+impl ScyllaStore {
+    async fn hidden_between(&self, user: &str, id: &str, from: Seq, to: Seq) -> Result<Vec<Seq>, ReadError> {
+        let values = (user, id, bigint(from.0), bigint(to.0));
+        // A partition with no message has one row without a seq.
+        let rows: Vec<(Option<i64>,)> = self.cql().rows(&self.cql().statements.hidden_rows, values).await?;
+        Ok(rows.into_iter().filter_map(|(seq,)| seq).map(|seq| Seq(number(seq))).collect())
+    }
+
+    /// Every message that was hidden on its own, those below the place up to which all is hidden included.
+    pub(super) async fn all_hidden(
+        &self,
+        user: &UserId,
+        conversation: &ConversationId,
+    ) -> Result<Vec<Seq>, ReadError> {
+        self.hidden_between(user.as_str(), conversation.as_str(), Seq::ZERO, Seq(u64::MAX)).await
     }
 }
 

@@ -49,7 +49,7 @@ impl Servers {
             ..ScyllaConfig::default()
         };
         let servers = Self { dir, config };
-        let options = KeyspaceOptions { replication: 3, no_tablets: false };
+        let options = KeyspaceOptions { replication: 3, ..ALONE };
         // From several at once, as nodes of a new cluster would.
         let applied = join_all((0..3).map(|_| apply_schema(&servers.config, options))).await;
         assert!(applied.iter().all(Result::is_ok), "{applied:?}");
