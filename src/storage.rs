@@ -10,6 +10,7 @@
 //! - Nothing in this module knows actors or sockets.
 
 pub mod change;
+pub mod check;
 pub mod conformance;
 pub mod copy;
 pub mod embedded;

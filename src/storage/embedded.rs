@@ -63,7 +63,7 @@ use super::{
 };
 
 pub use self::backup::{BackupError, Contents, Volume, backup, restore};
-pub use self::check::{CheckReport, Finding, MAX_FINDINGS, Rule, check};
+pub use self::check::check;
 pub use self::format::{FORMAT_VERSION, Format};
 pub use self::stats::{BATCH_APPENDS, Buckets, COMMIT_MICROS, StoreStats};
 #[doc(hidden)]

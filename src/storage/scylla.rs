@@ -8,6 +8,7 @@
 //! only one commit (docs/ownership.md). So a row that is there need not be committed, and a log's hint is only what was
 //! kept by `put_hint`.
 
+mod check;
 mod cql;
 mod groups;
 mod log;
@@ -30,6 +31,7 @@ use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
+pub use self::check::check;
 use self::cql::Cql;
 pub use self::ownership::InUse;
 use self::schema::{Applied, KeyspaceOptions, SCHEMA_VERSION};

@@ -6,6 +6,7 @@ use fjall::PersistMode;
 use tempfile::TempDir;
 
 use super::*;
+use crate::storage::check::{MAX_FINDINGS, Rule};
 use crate::storage::conformance::{
     Fixture, append_of, conversation, device, row, rows as rows_of, store, user,
 };

@@ -107,6 +107,7 @@ statements! {
     // What belongs to users.
     put_listed: Write "INSERT INTO lists (user, conversation) VALUES (?, ?) USING TIMESTAMP ?";
     listed: Read "SELECT conversation FROM lists WHERE user = ? AND conversation > ? LIMIT ?";
+    is_listed: Read "SELECT conversation FROM lists WHERE user = ? AND conversation = ?";
     put_cursor: Write "INSERT INTO cursors (user, device, conversation, seq) VALUES (?, ?, ?, ?) USING TIMESTAMP ?";
     cursors: Read "SELECT conversation, seq FROM cursors WHERE user = ? AND device = ? AND conversation IN ?";
     put_mark: Write "INSERT INTO read_marks (user, conversation, seq, ordinal) VALUES (?, ?, ?, ?) USING TIMESTAMP ?";

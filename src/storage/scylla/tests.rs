@@ -16,6 +16,7 @@ use crate::storage::{
     WriteStamp,
 };
 
+mod checking;
 mod copying;
 mod three_nodes;
 

@@ -3,8 +3,9 @@
 use convoke_protocol::id::Seq;
 use fjall::Readable;
 
-use super::{CheckReport, Log, Rule, head};
+use super::head;
 use crate::storage::ReadLimit;
+use crate::storage::check::{CheckReport, LogCheck, Rule};
 use crate::storage::embedded::OpenError;
 use crate::storage::embedded::database::Rows;
 use crate::storage::embedded::keys::{self, Mark, OwnedMark};
@@ -12,7 +13,7 @@ use crate::storage::embedded::marks::{read_mark, read_setting};
 use crate::storage::user_conversations::ConversationSettings;
 
 /// What a log says must be among the marks.
-pub(super) fn check_log(rows: &Rows, log: &Log, report: &mut CheckReport) -> Result<(), OpenError> {
+pub(super) fn check_log(rows: &Rows, log: &LogCheck, report: &mut CheckReport) -> Result<(), OpenError> {
     let conversation = &log.conversation;
     for (user, last) in &log.sent {
         let kept = rows.marks.get(keys::mark(conversation, Mark::Sent(user)))?;

@@ -9,7 +9,8 @@ use convoke_protocol::id::{ConversationId, Seq};
 use convoke_protocol::request::changes::Retention;
 use fjall::Readable;
 
-use super::{CheckReport, Rule, head};
+use super::head;
+use crate::storage::check::{CheckReport, Rule, is_done};
 use crate::storage::embedded::OpenError;
 use crate::storage::embedded::database::Rows;
 use crate::storage::embedded::groups;
@@ -40,12 +41,7 @@ pub(super) fn check_entry(
         return;
     }
     let Some(target) = change.target().and_then(|target| row(rows, conversation, target)) else { return };
-    let done = match change {
-        Change::Edit { .. } => target.entry.last_edit >= Some(entry.seq),
-        Change::Recall { .. } => target.entry.recalled_at.is_some(),
-        Change::Delete { .. } => target.entry.deleted_at.is_some(),
-        Change::React { .. } | Change::Members(_) | Change::Group(..) => true,
-    };
+    let done = is_done(change, entry.seq, &target);
     if !done {
         let what = format!("what it does to {} is not there", target.seq);
         report.find(Rule::Projected, Some(conversation), Some(entry.seq), what);

@@ -43,19 +43,22 @@ fn side(servers: &OnServers) -> Side {
 }
 
 /// Something of every kind, and more than one page of the kinds of which there are many.
-async fn fill(stores: &Stores) {
+pub(super) async fn fill(stores: &Stores) {
     let stamp = |n| WriteStamp::new(Epoch(1), n);
     for n in 0..300 {
         let id = ConversationId::direct(&user("alice"), &user(&format!("u{n}")));
         let mut log = rows_of(1, 1 + n % 7, &format!("text {n}"));
-        if let Some(third) = log.get_mut(2) {
-            third.entry.recalled_at = Some(Timestamp(9));
-        }
         if let Some(fourth) = log.get_mut(3) {
             fourth.entry.change = Some(Change::Recall { target: Seq(3), last_edit: None });
         }
         let listed = Append { listed_for: id.direct_users(), ..append_of(&id, &log, 0) };
         assert_eq!(append(&*stores.log, listed).await, Ok(()));
+        if log.len() > 3 {
+            let mut third = log[2].clone();
+            third.entry.recalled_at = Some(Timestamp(9));
+            let recall = Projection { rows: vec![third], ..nothing_of(&id, 1) };
+            assert_eq!(project(&*stores.log, recall).await, Ok(()));
+        }
     }
     let (bob, team) = (user("bob"), GroupId::new("team").expect("valid"));
     let id = ConversationId::group(&team);

@@ -8,7 +8,8 @@ use convoke_protocol::message::MessageKind;
 use fjall::PersistMode;
 use tempfile::TempDir;
 
-use super::super::{Rule, check};
+use super::super::check;
+use crate::storage::check::Rule;
 use crate::storage::conformance::groups::{group_row, member_row, nothing_of, project};
 use crate::storage::conformance::{append_of, conversation, row, store};
 use crate::storage::embedded::database::{Rows, RowsOptions};
