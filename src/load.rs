@@ -83,6 +83,9 @@ pub enum LoadError {
         /// How many a process may have.
         allowed: u64,
     },
+    /// The CQL servers cannot be measured.
+    #[error(transparent)]
+    Cql(#[from] crate::storage::scylla::OpenError),
     /// A result could not be turned into JSON.
     #[error("the result as JSON: {0}")]
     Json(#[from] serde_json::Error),

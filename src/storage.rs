@@ -20,6 +20,7 @@ pub mod hidden;
 pub mod memory;
 pub mod reactions;
 pub mod read_marks;
+pub mod redis;
 pub mod retention;
 pub mod row;
 pub mod scylla;

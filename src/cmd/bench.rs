@@ -20,6 +20,7 @@ use crate::load::report::{self, Files};
 use crate::load::send::{self, MAX_IN_FLIGHT, STAMP_BYTES, SendOptions};
 use crate::load::soak::{self, SoakOptions};
 use crate::load::start;
+use crate::storage::scylla::ScyllaConfig;
 
 /// The arguments of `convoke bench`.
 #[derive(Debug, Args)]
@@ -241,6 +242,9 @@ struct LimitsArgs {
     /// Directory on the disk to be measured [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A CQL server: measures the driver alone on it too, in a keyspace of its own that is dropped afterwards
+    #[arg(long, value_name = "HOST:PORT")]
+    cql: Vec<String>,
     #[command(flatten)]
     files: Files,
 }
@@ -419,6 +423,7 @@ fn run_limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
         sockets: args.sockets,
         measured: Duration::from_secs(args.duration),
         data: args.data.unwrap_or_else(std::env::temp_dir),
+        cql: (!args.cql.is_empty()).then(|| ScyllaConfig { nodes: args.cql, ..ScyllaConfig::default() }),
     })?;
     Ok(report::conclude(&result, &args.files)?)
 }

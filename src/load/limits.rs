@@ -7,12 +7,14 @@
 //! | `deliveries` | a push to many: 128 bytes to each socket in turn |
 //! | `echoes` | a request: 128 bytes and back, one in flight per socket |
 //! | `relay` | the whole path of a message: durable, then an ack and a push |
+//! | `cql` | a commit in a cluster: the driver alone on CQL servers, if some are named |
 //!
 //! The relay runs twice: once it makes a write of every ack and every push, which is the yardstick (`relays_per_s`);
 //! once it writes what one sync allows to go to one socket in one write, which is the best known.
 //!
 //! The other end of the sockets is [`peer`], a process of its own on the same machine.
 
+mod cql;
 mod deliveries;
 mod disk;
 mod echoes;
@@ -31,7 +33,9 @@ use super::latency::Percentiles;
 use super::process::{Usage, raise_descriptor_limit};
 use super::report::conditions::Conditions;
 use super::report::{Outcome, Progress, Row, Verdict};
+use crate::storage::scylla::ScyllaConfig;
 
+use cql::CqlLimits;
 use relay::Writes;
 
 /// How long each loop runs before it is measured.
@@ -48,6 +52,8 @@ pub struct LimitsOptions {
     pub measured: Duration,
     /// A directory on the disk to be measured.
     pub data: PathBuf,
+    /// CQL servers to be measured too.
+    pub cql: Option<ScyllaConfig>,
 }
 
 /// What was found. Rates are per second of the measured time, CPU is this process's: the serving one.
@@ -72,6 +78,8 @@ pub struct LimitsReport {
     pub relay_messages_per_sync: f64,
     /// The same relay when all that one sync allows to go to one socket leaves in one write.
     pub relay_coalesced: OtherRelay,
+    #[serde(flatten)]
+    pub cql: Option<CqlLimits>,
     /// Of the relay whose figures are `relays_per_s` and the like.
     pub server: Usage,
     #[serde(flatten)]
@@ -169,12 +177,21 @@ pub fn run(options: &LimitsOptions) -> Result<LimitsReport, LoadError> {
     let echoes = echoes::measure(sockets, measured, &progress)?;
     let relay = |writes| relay::measure(sockets & !1, writes, &options.data, measured, &progress);
     let (relay, coalesced) = (relay(Writes::Each)?, relay(Writes::Coalesced)?);
+    let cql = options.cql.as_ref().map(|servers| cql::measure(servers, measured, &progress)).transpose()?;
     let (relays, fewer_writes) = (relay.measured.figures, coalesced.measured.figures);
 
     let mut verdict = Verdict::default();
     for part in [deliveries, echoes, relay.measured, coalesced.measured] {
         verdict.add(part.verdict);
     }
+    let mut rows = vec![
+        disk.row("fdatasync of 16 KB"),
+        deliveries.figures.row("deliveries"),
+        echoes.figures.row("echoes"),
+        relays.row("relays, a write for each ack and push"),
+        fewer_writes.row("relays, writes coalesced per sync"),
+    ];
+    rows.extend(cql.iter().flat_map(|cql| cql.rows.iter().cloned()));
     Ok(LimitsReport {
         bench: "limits",
         conditions,
@@ -199,14 +216,9 @@ pub fn run(options: &LimitsOptions) -> Result<LimitsReport, LoadError> {
             cpu_us_per_message: fewer_writes.cpu_us_each,
             messages_per_sync: coalesced.messages_per_sync,
         },
+        cql,
         server: relays.server,
         verdict,
-        rows: vec![
-            disk.row("fdatasync of 16 KB"),
-            deliveries.figures.row("deliveries"),
-            echoes.figures.row("echoes"),
-            relays.row("relays, a write for each ack and push"),
-            fewer_writes.row("relays, writes coalesced per sync"),
-        ],
+        rows,
     })
 }

@@ -8,6 +8,7 @@
 //! only one commit (docs/ownership.md). So a row that is there need not be committed, and a log's hint is only what was
 //! kept by `put_hint`.
 
+pub mod bare;
 mod check;
 mod cql;
 mod groups;
