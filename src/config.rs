@@ -9,6 +9,7 @@
 
 pub mod auth;
 pub mod conversations;
+pub mod cql;
 pub mod groups;
 pub mod limits;
 pub mod log;
@@ -17,7 +18,6 @@ pub mod net;
 pub mod node;
 pub mod reload;
 pub mod retention;
-pub mod scylla;
 pub mod section;
 pub mod sessions;
 mod source;
@@ -125,7 +125,7 @@ config! {
     groups: groups::Groups,
     retention: retention::Retention,
     storage: storage::Storage,
-    scylla: scylla::Scylla,
+    scylla: cql::Scylla,
     log: log::Log,
     traces: traces::Traces,
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::cql::{CqlArgs, block_on};
 use crate::storage::embedded;
-use crate::storage::scylla::{self, ScyllaStore};
+use crate::storage::scylla::{ScyllaStore, check as check_cluster};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,7 +55,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             let (_, servers) = args.servers.load()?;
             block_on(async {
                 let store = ScyllaStore::open(&servers).await?;
-                Ok(scylla::check(&store).await?)
+                Ok(check_cluster(&store).await?)
             })?
         }
     };

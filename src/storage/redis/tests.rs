@@ -90,7 +90,7 @@ impl Server {
             .spawn();
         self.child = Some(child.expect("redis-server starts: apt-get install redis-server"));
         let address = self.address();
-        until("Redis accepts", || async { tokio::net::TcpStream::connect(&address).await.is_ok() }).await;
+        until("Redis accepts", || async { std::net::TcpStream::connect(&address).is_ok() }).await;
     }
 
     fn kill(&mut self) {
