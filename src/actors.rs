@@ -5,6 +5,7 @@
 //!   NodeActor                    one per process; restarts what below it crashes
 //!   ├── DirectoryActor × stripes who is online, who watches     made again from sessions and conversations
 //!   ├── HubActor × stripes       who gets pushes                conversations send their listeners again
+//!   ├── MembershipActor          which shards are ours          in a cluster only; without it the node ends
 //!   ├── ShardActor × used shards activates conversations        started again by the next request
 //!   │   └── ConversationActor    numbers and keeps messages     started again from the store by the next request
 //!   └── SessionActor × sessions  one logged-in connection       its end closes the connection
@@ -19,6 +20,7 @@
 pub mod conversation;
 pub mod directory;
 pub mod hub;
+pub mod membership;
 pub mod reply;
 pub mod session;
 pub mod shard;

@@ -70,6 +70,12 @@ impl Clock {
         self.start.elapsed()
     }
 
+    /// A monotonic clock that goes on while the machine is suspended, from some point in the past on.
+    pub fn boot_time() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+
     /// The monotonic clock in whole milliseconds.
     pub fn monotonic_ms(&self) -> u64 {
         u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX)

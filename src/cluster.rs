@@ -11,6 +11,7 @@ pub mod confirm;
 pub mod fence;
 pub mod lease;
 pub mod membership;
+pub mod owner;
 pub mod ownership;
 pub mod rendezvous;
 pub mod shard_map;

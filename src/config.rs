@@ -8,6 +8,7 @@
 //! ```
 
 pub mod auth;
+pub mod cluster;
 pub mod conversations;
 pub mod cql;
 pub mod groups;
@@ -126,6 +127,7 @@ config! {
     retention: retention::Retention,
     storage: storage::Storage,
     scylla: cql::Scylla,
+    cluster: cluster::Cluster,
     log: log::Log,
     traces: traces::Traces,
 }

@@ -6,8 +6,9 @@
 //! # Shutdown
 //! 1. Listeners accept no more; `readyz` says so.
 //! 2. Every session is told `GoAway`; what it asked before is still answered; then its connection closes.
-//! 3. The store writes what waits and closes.
-//! 4. `node.json` goes; the process ends with 0.
+//! 3. In a cluster, the shards are given back.
+//! 4. The store writes what waits and closes.
+//! 5. `node.json` goes; the process ends with 0.
 //!
 //! A second signal ends the process at once. What was acknowledged is durable either way.
 
@@ -15,6 +16,7 @@ mod admin_api;
 mod engine;
 mod faults;
 mod retention;
+mod store;
 mod supervisor;
 
 use std::io::Write as _;
@@ -33,14 +35,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::admin_api::{Behind, NodeAdmin};
 use self::engine::{SessionEngine, core_limits, session_rules};
 use self::faults::Faults;
+use self::store::{NodeStore, Ownership};
 use self::supervisor::Supervisor;
 use crate::actors::conversation::Surroundings;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hub;
+use crate::actors::membership::Membership;
 use crate::actors::session::SessionTable;
 use crate::actors::session::dispatch::Services;
 use crate::actors::shard::Conversations;
 use crate::auth::{Role, SigningKey, Verifier};
+use crate::cluster::owner::Owner;
 use crate::cluster::shard_map::ShardMap;
 use crate::cmd::serve::{Setup, page_text, welcome_text};
 use crate::config::{Config, tls};
@@ -52,8 +57,6 @@ use crate::net::tls::{TlsAcceptor, TlsFiles};
 use crate::net::websocket::chat_page;
 use crate::net::websocket::upgrade::{Pages, WebSocketConfig};
 use crate::node_file::NodeFile;
-use crate::storage::Stores;
-use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::telemetry::audit::Audit;
 use crate::telemetry::line_limit::LineLimit;
 use crate::telemetry::metrics::Metrics;
@@ -118,7 +121,8 @@ impl Signals {
 /// A node that serves.
 struct Node {
     config: Config,
-    store: Arc<EmbeddedStore>,
+    store: NodeStore,
+    membership: Option<Membership>,
     services: Arc<Services>,
     net: Net<SessionEngine>,
     admin: AdminHandle,
@@ -131,13 +135,16 @@ impl Node {
         let data = &config.node.data;
         std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
         let faults = Faults::from_environment();
-        let store = open_store(&config, faults.as_ref()).await?;
+        let store = NodeStore::open(&config, setup.clock, faults.as_ref()).await?;
+        let ownership = Ownership::of(&store, &config);
         let key = SigningKey::load_or_create(data)?;
         let verifier = Verifier::new(&key, &config.auth)?;
         let metrics = Arc::new(Metrics::new());
         let watched = store.clone();
-        metrics.watch_store(move || engine::store_numbers(&watched));
-        let services = start_actors(&setup, &store, verifier, metrics).await?;
+        metrics.watch_store(move || watched.numbers());
+        let services = start_actors(&setup, &store, ownership.owner.clone(), verifier, metrics).await?;
+        let Services { conversations, supervisor, .. } = &*services;
+        let membership = ownership.join(&store, &config, setup.clock, conversations, supervisor).await?;
         let net = Net::new(Arc::new(SessionEngine::new(services.clone(), &config)), net_config(&config));
         let counters = net.counters().clone();
         services.metrics.watch_door(move || engine::door_numbers(&counters));
@@ -177,7 +184,7 @@ impl Node {
         start_sweeps(&services, config.conversations.passivate_after_ms.duration());
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
-        Ok(Self { config, store, services, net, admin, stopping })
+        Ok(Self { config, store, membership, services, net, admin, stopping })
     }
 
     async fn stop(self) -> anyhow::Result<()> {
@@ -192,6 +199,11 @@ impl Node {
             tracing::warn!(connections = self.net.slots().taken(), "connections did not close in time");
         }
         self.admin.stop().await;
+        if let Some(membership) = &self.membership
+            && !membership.drain(within).await
+        {
+            tracing::warn!("not all shards could be given back in time: others take them after the lease");
+        }
         self.store.shutdown().await;
         let services = self.services.clone();
         tokio::task::spawn_blocking(move || services.traces.shutdown()).await?;
@@ -201,27 +213,10 @@ impl Node {
     }
 }
 
-async fn open_store(config: &Config, faults: Option<&Arc<Faults>>) -> anyhow::Result<Arc<EmbeddedStore>> {
-    let data = config.node.data.clone();
-    let storage = &config.storage;
-    let embedded = EmbeddedConfig {
-        shards: config.node.shards,
-        queue_bytes: storage.queue_bytes,
-        batch_bytes: storage.batch_bytes,
-        batch_appends: storage.batch_appends,
-        cache_bytes: storage.cache_bytes,
-        memtable_bytes: storage.memtable_bytes,
-        cursor_interval: storage.cursor_interval_ms.duration(),
-        reads: storage.reads,
-        fault: faults.map(Faults::hook),
-    };
-    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&data, embedded)).await??;
-    Ok(Arc::new(store))
-}
-
 async fn start_actors(
     setup: &Setup,
-    store: &Arc<EmbeddedStore>,
+    store: &NodeStore,
+    owner: Owner,
     verifier: Verifier,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Arc<Services>> {
@@ -231,7 +226,7 @@ async fn start_actors(
     let sessions = SessionTable::default();
     let directory = Directory::start(stripes, &cell).await?;
     let hub = Hub::start(stripes, sessions.clone(), clock, &cell).await?;
-    let stores = Stores::of(store.clone());
+    let stores = store.stores();
     let hooks: Arc<dyn Hooks> = Arc::new(NoHooks);
     let surroundings = Surroundings {
         stores: stores.clone(),
@@ -243,7 +238,7 @@ async fn start_actors(
         hooks: hooks.clone(),
     };
     let shards = ShardMap::new(config.node.shards);
-    let conversations = Conversations::new(shards, store.epoch(), surroundings, cell.clone());
+    let conversations = Conversations::new(shards, owner, surroundings, cell.clone());
     supervisor.supervise(supervisor::Supervised {
         directory: directory.clone(),
         hub: hub.clone(),

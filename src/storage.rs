@@ -24,6 +24,7 @@ pub mod redis;
 pub mod retention;
 pub mod row;
 pub mod scylla;
+pub mod stats;
 pub mod user_conversations;
 mod values;
 pub mod walk;

@@ -41,6 +41,8 @@ use crate::actors::hub::Hub;
 use crate::actors::reply::Reply;
 use crate::actors::shard::ShardHandle;
 use crate::clock::Clock;
+use crate::cluster::owner::{Open, Owner};
+use crate::cluster::shard_map::ShardId;
 use crate::hooks::Hooks;
 use crate::storage::{AppendError, Epoch, LogRow, LogStart, Stores, WriteStamp};
 
@@ -152,13 +154,22 @@ enum Message {
     Request(Request),
     Recovered(Result<Box<Beginning>, RecoveryFailed>),
     Written(Result<(), AppendError>),
+    Confirmed(bool),
     Loaded(Result<Targets, String>),
     Projected(bool),
-    Hinted(bool),
+    /// Kept and confirmed; kept by an owner that is none any more; or perhaps not kept.
+    Hinted(Option<bool>),
     Trimmed(Option<LogStart>),
     Wake,
-    Watched { users: usize, online: Vec<(UserId, SessionId)> },
-    SessionChanged { user: UserId, session: SessionId, online: bool },
+    Watched {
+        users: usize,
+        online: Vec<(UserId, SessionId)>,
+    },
+    SessionChanged {
+        user: UserId,
+        session: SessionId,
+        online: bool,
+    },
     Refresh,
     MaySleep,
     InjectPanic,
@@ -203,6 +214,10 @@ impl StampSource {
 pub struct Activation {
     /// Which conversation.
     pub conversation: ConversationId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// In which shard it is.
+    pub in_shard: ShardId,
     /// The stamps of its shard.
     pub stamps: StampSource,
     /// The stamp of this activation's appends.
@@ -213,6 +228,32 @@ pub struct Activation {
     pub surroundings: Surroundings,
     /// Its shard, for when it sleeps.
     pub shard: ShardHandle,
+}
+
+/// Whose a conversation is, in one epoch.
+#[derive(Debug, Clone)]
+pub(super) struct Owned {
+    owner: Owner,
+    shard: ShardId,
+    epoch: Epoch,
+}
+
+impl Owned {
+    /// While this is held, the conversation is not given away; `None` if it was.
+    fn hold_open(&self) -> Option<Open<'_>> {
+        self.owner.hold_open(self.shard, self.epoch)
+    }
+
+    /// Whether what is durable by now counts.
+    async fn confirm(&self) -> bool {
+        self.owner.confirm(self.shard, self.epoch).await
+    }
+}
+
+impl Activation {
+    fn ownership(&self) -> Owned {
+        Owned { owner: self.owner.clone(), shard: self.in_shard, epoch: self.stamps.epoch }
+    }
 }
 
 /// Reaches one activation of a conversation. Cheap to clone.
@@ -301,6 +342,11 @@ impl ConversationHandle {
         let _ = self.cast(Message::MaySleep);
     }
 
+    /// Ends it at once: its shard is not served here any more.
+    pub fn kill(&self) {
+        self.actor.kill();
+    }
+
     /// Makes it panic (tests of supervision).
     pub fn inject_panic(&self) {
         let _ = self.cast(Message::InjectPanic);
@@ -355,12 +401,14 @@ impl Actor for ConversationActor {
         let surroundings = activation.surroundings.clone();
         let (stamps, stamp, after_crash) =
             (activation.stamps.clone(), activation.stamp, activation.after_crash);
+        let ownership = activation.ownership();
         let conversation = activation.conversation.clone();
         tokio::spawn(async move {
             if after_crash {
                 settle(&surroundings.stores, &conversation).await;
             }
-            let recovered = recover(&surroundings, conversation, &stamps, stamp).await.map(Box::new);
+            let recovered =
+                recover(&surroundings, conversation, &ownership, &stamps, stamp).await.map(Box::new);
             // An activation that ended meanwhile does not need it.
             let _ = myself.cast(Message::Recovered(recovered));
         });
@@ -379,6 +427,9 @@ impl Actor for ConversationActor {
             Message::Recovered(Err(failed)) => state.give_up(&myself, &failed),
             Message::Written(outcome) => {
                 state.serving(|serving, activation| serving.written(activation, outcome));
+            }
+            Message::Confirmed(still_owner) => {
+                state.serving(|serving, activation| serving.confirmed(activation, still_owner));
             }
             Message::Loaded(targets) => {
                 state.serving(|serving, activation| serving.loaded(activation, targets));

@@ -32,8 +32,9 @@ use crate::actors::conversation::{
 };
 use crate::actors::reply::Reply;
 use crate::auth::Role;
+use crate::cluster::owner::Owner;
 use crate::cluster::shard_map::{ShardId, ShardMap};
-use crate::storage::{Epoch, ReadError};
+use crate::storage::ReadError;
 use crate::telemetry::metrics::ActorKind;
 
 enum Message {
@@ -72,7 +73,7 @@ struct Slot {
 
 struct Shared {
     map: ShardMap,
-    epoch: Epoch,
+    owner: Owner,
     slots: Box<[Slot]>,
     active: DashMap<ConversationId, ConversationHandle>,
     surroundings: Surroundings,
@@ -85,9 +86,9 @@ pub struct Conversations(Arc<Shared>);
 
 impl Conversations {
     /// Nothing is active yet.
-    pub fn new(map: ShardMap, epoch: Epoch, surroundings: Surroundings, supervisor: ActorCell) -> Self {
+    pub fn new(map: ShardMap, owner: Owner, surroundings: Surroundings, supervisor: ActorCell) -> Self {
         let slots = (0..map.shards()).map(|_| Slot::default()).collect();
-        Self(Arc::new(Shared { map, epoch, slots, active: DashMap::new(), surroundings, supervisor }))
+        Self(Arc::new(Shared { map, owner, slots, active: DashMap::new(), surroundings, supervisor }))
     }
 
     /// Hands a send to its conversation, which answers it.
@@ -347,17 +348,43 @@ impl Conversations {
             if actor.as_ref().is_some_and(|actor| actor.get_id() == dead.get_id()) {
                 *actor = None;
                 slot.crashed.store(true, Ordering::Relaxed);
-                let mut forgotten = 0;
-                self.0.active.retain(|id, _| {
-                    let stays = self.0.map.of_conversation(id) != ShardId(shard);
-                    forgotten += usize::from(!stays);
-                    stays
-                });
-                self.0.surroundings.metrics.deactivated(forgotten);
+                drop(actor);
+                self.forget_active(ShardId(shard));
                 return true;
             }
         }
         false
+    }
+
+    /// A shard is served in a new epoch: its write stamps begin anew.
+    pub fn begin_epoch(&self, shard: ShardId) {
+        self.0.slots[shard.0 as usize].next_stamp.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends what is active in a shard whose gate was closed. Requests that wait there are answered as perhaps done.
+    pub fn close_shard(&self, shard: ShardId) {
+        let slot = &self.0.slots[shard.0 as usize];
+        let Some(actor) = slot.actor.write().take() else { return };
+        // A later activation waits for the writes that are under way.
+        slot.crashed.store(true, Ordering::Relaxed);
+        let gone = self.forget_active(shard);
+        for handle in gone {
+            handle.kill();
+        }
+        actor.kill();
+    }
+
+    fn forget_active(&self, shard: ShardId) -> Vec<ConversationHandle> {
+        let mut gone = Vec::new();
+        self.0.active.retain(|id, handle| {
+            let stays = self.0.map.of_conversation(id) != shard;
+            if !stays {
+                gone.push(handle.clone());
+            }
+            stays
+        });
+        self.0.surroundings.metrics.deactivated(gone.len());
+        gone
     }
 
     /// How many conversations are active.
@@ -432,6 +459,11 @@ fn unreadable(error: &ReadError) -> RequestError {
     RequestError::not_done(ErrorCode::UNAVAILABLE, "the store cannot be read").retry_after(1_000)
 }
 
+fn not_ours() -> RequestError {
+    let error = RequestError::not_done(ErrorCode::UNAVAILABLE, "the conversation is not served here now");
+    error.retry_after(500)
+}
+
 fn perhaps() -> RequestError {
     let error = RequestError::unknown(ErrorCode::UNAVAILABLE, "the conversation is restarting");
     error.retry_after(200)
@@ -460,9 +492,12 @@ impl ShardActor {
             },
         };
         let slot = &shared.slots[self.shard.0 as usize];
-        let stamps = StampSource { epoch: shared.epoch, next: slot.next_stamp.clone() };
+        let Some(epoch) = shared.owner.epoch(self.shard) else { return request.refuse(not_ours()) };
+        let stamps = StampSource { epoch, next: slot.next_stamp.clone() };
         let activation = Activation {
             conversation: conversation.clone(),
+            owner: shared.owner.clone(),
+            in_shard: self.shard,
             stamp: stamps.fresh(),
             stamps,
             after_crash: slot.crashed.load(Ordering::Relaxed),

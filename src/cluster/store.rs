@@ -28,6 +28,9 @@ pub trait OwnershipStore: Send + Sync + 'static {
     /// Writes the own row. `Ok`: a quorum has it.
     fn write_beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<(), WriteError>>;
 
+    /// Takes the own row away, for good: this life ended in order and owns nothing.
+    fn leave(&self, incarnation: Incarnation) -> BoxFuture<'_, Result<(), WriteError>>;
+
     /// The rows of all nodes, those included whose process is gone and whose row is not yet.
     fn read_peers(&self) -> BoxFuture<'_, Result<Vec<PeerRow>, ReadError>>;
 

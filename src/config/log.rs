@@ -22,6 +22,6 @@ section! {
         /// "text" or "json" (one object per line).
         Restart format: LogFormat = LogFormat::Text;
         /// A level (error, warn, info, debug, trace), or a list such as "info,convoke::net=debug".
-        Running filter: String = "info".to_owned();
+        Running filter: String = "info,scylla=warn".to_owned();
     }
 }

@@ -224,7 +224,10 @@ fn a_reload_takes_what_may_change_and_lists_the_rest() {
         |key: &str, old: &str, new: &str| KeyChange { key: key.into(), old: old.into(), new: new.into() };
     assert_eq!(
         reload.report.applied,
-        [change("limits.max_connections", "100000", "5"), change("log.filter", "\"info\"", "\"debug\"")]
+        [
+            change("limits.max_connections", "100000", "5"),
+            change("log.filter", "\"info,scylla=warn\"", "\"debug\"")
+        ]
     );
     assert_eq!(
         reload.report.needs_restart,

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::connection_limits;
 use super::engine::{SessionEngine, session_rules};
 use super::faults::Faults;
+use super::store::NodeStore;
 use crate::actors::session::dispatch::Services;
 use crate::auth::{Role, SigningKey, Verifier};
 use crate::cmd::serve::{Args, Setup};
@@ -23,7 +24,6 @@ use crate::net::tls::TlsAcceptor;
 use crate::operator::{AuditLines, AuditPage, MAX_LINES, WhichConversation, WhichSessions};
 use crate::storage::Health;
 use crate::storage::ReadError;
-use crate::storage::embedded::EmbeddedStore;
 use crate::telemetry::LogHandle;
 
 /// The node as its operator sees it.
@@ -37,7 +37,7 @@ pub(super) struct NodeAdmin {
 
 /// The parts of the node that operators look at and change.
 pub(super) struct Behind {
-    pub(super) store: Arc<EmbeddedStore>,
+    pub(super) store: NodeStore,
     pub(super) services: Arc<Services>,
     pub(super) net: Net<SessionEngine>,
     pub(super) tls: Option<Arc<TlsAcceptor>>,

@@ -17,8 +17,7 @@ use crate::actors::session::egress::{Egress, EgressLimits, SocketWriter};
 use crate::config::{Config, sessions};
 use crate::net::connection::{Engine, FrameHandler, PeerInfo};
 use crate::net::listener::NetCounters;
-use crate::storage::Health;
-use crate::storage::embedded::EmbeddedStore;
+use crate::storage::stats::StoreStats;
 use crate::telemetry::door::DoorNumbers;
 use crate::telemetry::store::{Distribution, StoreNumbers};
 
@@ -167,8 +166,7 @@ pub(super) fn default_retention(config: &Config) -> Retention {
 }
 
 /// What the store counts, as the metrics show it.
-pub(super) fn store_numbers(store: &EmbeddedStore) -> StoreNumbers {
-    let stats = store.stats();
+pub(super) fn store_numbers(stats: &StoreStats, poisoned: bool) -> StoreNumbers {
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
     StoreNumbers {
         commits: load(&stats.commits),
@@ -178,7 +176,7 @@ pub(super) fn store_numbers(store: &EmbeddedStore) -> StoreNumbers {
         refused: load(&stats.overloaded),
         failed: load(&stats.failed),
         queue_bytes: load(&stats.queue_bytes),
-        poisoned: store.health() != Health::Good,
+        poisoned,
         commit_micros: Distribution { buckets: stats.commit_micros.counts(), sum: stats.commit_micros.sum() },
         commit_appends: Distribution {
             buckets: stats.batch_appends.counts(),

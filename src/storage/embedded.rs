@@ -31,7 +31,6 @@ mod logs;
 mod marks;
 mod queue;
 mod reactions;
-mod stats;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -65,9 +64,9 @@ use super::{
 pub use self::backup::{BackupError, Contents, Volume, backup, restore};
 pub use self::check::check;
 pub use self::format::{FORMAT_VERSION, Format};
-pub use self::stats::{BATCH_APPENDS, Buckets, COMMIT_MICROS, StoreStats};
 #[doc(hidden)]
 pub use self::writer::{FaultHook, InjectedFault};
+pub use super::stats::{BATCH_APPENDS, Buckets, COMMIT_MICROS, StoreStats};
 
 /// The settings of the embedded store.
 #[derive(Clone)]

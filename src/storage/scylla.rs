@@ -40,6 +40,7 @@ use self::statements::Statements;
 use self::writer::Writer;
 use crate::clock::Clock;
 use crate::storage::ReadError;
+use crate::storage::stats::StoreStats;
 
 /// Messages in one partition of a log.
 const BUCKET: u64 = 10_000;
@@ -199,6 +200,11 @@ impl ScyllaStore {
         shards.ok_or_else(|| ReadError::Corrupt("the cluster does not say how many shards it has".into()))
     }
 
+    /// What it did since it was opened, and what waits. A commit is what one conversation writes at once.
+    pub fn stats(&self) -> &StoreStats {
+        self.writer.stats()
+    }
+
     fn cql(&self) -> &Cql {
         &self.shared.cql
     }
@@ -234,7 +240,8 @@ async fn connect(config: &ScyllaConfig) -> Result<Session, OpenError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.nodes)
         .connection_timeout(config.deadline)
-        .fetch_schema_metadata(false)
+        // The layout of other keyspaces is nobody's business here; of this one it is what routes by token.
+        .keyspaces_to_fetch([&config.keyspace])
         .schema_agreement_interval(AGREEMENT_POLL)
         .default_execution_profile_handle(profile.into_handle());
     if let Some((user, password)) = &config.login {

@@ -11,7 +11,7 @@ use super::core::{Beginning, Head};
 use super::dedup::Loading;
 use super::group::Group;
 use super::log::recovery::{OwnRows, ROWS_PER_READ, Recovery, RecoveryError, Step};
-use super::{StampSource, Surroundings};
+use super::{Owned, StampSource, Surroundings};
 use crate::storage::{
     Append, AppendDone, AppendError, LogRow, MemberRow, ReadError, ReadLimit, Stores, WriteStamp,
 };
@@ -28,6 +28,8 @@ pub(super) enum RecoveryFailed {
     Log(#[from] RecoveryError),
     #[error("the store stopped while rows were written again")]
     Stopped,
+    #[error("the shard is not served here any more")]
+    Lost,
 }
 
 /// A pause between two attempts to write adopted rows again.
@@ -36,6 +38,7 @@ const REWRITE_PAUSE: Duration = Duration::from_millis(200);
 pub(super) async fn recover(
     surroundings: &Surroundings,
     conversation: ConversationId,
+    owned: &Owned,
     stamps: &StampSource,
     stamp: WriteStamp,
 ) -> Result<Beginning, RecoveryFailed> {
@@ -51,15 +54,14 @@ pub(super) async fn recover(
                 recovery.rows(stores.log.read(&conversation, from, Seq(u64::MAX), limit).await?)?
             }
             Step::Rewrite(rows) => {
-                rewrite(stores, &conversation, rows, stamp).await?;
+                rewrite(stores, &conversation, owned, rows, stamp).await?;
                 recovery.durable()
             }
-            // One permanent owner: nobody else can have fenced it.
-            Step::Confirm => recovery.confirmed(true)?,
+            Step::Confirm => recovery.confirmed(owned.confirm().await)?,
             Step::Overwrite(overwrites) => {
                 let entries: Vec<LogRow> =
                     overwrites.into_iter().map(|overwrite| (*overwrite.change.0).clone()).collect();
-                project(stores, &conversation, &entries, stamps.fresh()).await?;
+                project(stores, &conversation, owned, &entries, stamps.fresh()).await?;
                 recovery.durable()
             }
             Step::Load(from, to) => {
@@ -96,6 +98,7 @@ pub(super) async fn settle(stores: &Stores, conversation: &ConversationId) {
 async fn rewrite(
     stores: &Stores,
     conversation: &ConversationId,
+    owned: &Owned,
     rows: Arc<[LogRow]>,
     stamp: WriteStamp,
 ) -> Result<(), RecoveryFailed> {
@@ -105,7 +108,7 @@ async fn rewrite(
         stamp,
         listed_for: listed_for(conversation, &rows),
     };
-    until_written(conversation, |done| stores.log.append(append(), done)).await
+    until_written(conversation, owned, |done| stores.log.append(append(), done)).await
 }
 
 /// In whose lists a conversation must be because of these rows: a direct one in those of its users, with its first message;
@@ -125,6 +128,7 @@ pub(super) fn listed_for(conversation: &ConversationId, rows: &[LogRow]) -> Vec<
 async fn project(
     stores: &Stores,
     conversation: &ConversationId,
+    owned: &Owned,
     entries: &[LogRow],
     stamp: WriteStamp,
 ) -> Result<(), RecoveryFailed> {
@@ -137,14 +141,15 @@ async fn project(
     }
     let projection = change::projection(conversation, entries, targets, stamp);
     let write = |done: AppendDone| stores.log.project(projection.clone(), done);
-    until_written(conversation, write).await
+    until_written(conversation, owned, write).await
 }
 
 async fn until_written(
     conversation: &ConversationId,
+    owned: &Owned,
     write: impl Fn(AppendDone),
 ) -> Result<(), RecoveryFailed> {
-    loop {
+    while owned.hold_open().is_some() {
         let (done, outcome) = oneshot::channel::<Result<(), AppendError>>();
         write(Box::new(move |result| drop(done.send(result))));
         match outcome.await {
@@ -156,6 +161,7 @@ async fn until_written(
         }
         tokio::time::sleep(REWRITE_PAUSE).await;
     }
+    Err(RecoveryFailed::Lost)
 }
 
 async fn load_group(stores: &Stores, conversation: &ConversationId) -> Result<Option<Group>, ReadError> {

@@ -1,10 +1,12 @@
 //! A conversation that serves: performs what its core decides, and knows who listens.
 
+mod asking;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_protocol::error_code::RequestError;
+use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::id::{MessageId, Seq, SessionId, Timestamp, UserId};
 use convoke_protocol::request::changes::Retention;
@@ -13,21 +15,15 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::sync::oneshot;
 
-use super::change::{ReactionState, Targets};
-use super::core::{ConversationCore, Effect, IdSource, LoadTarget};
+use super::change::Targets;
+use super::core::{ConversationCore, Effect, IdSource};
 use super::dedup::Place;
 use super::group::{Visibility, not_found};
-use super::recovering::listed_for;
-use super::{
-    Activation, Attended, Attending, Beginning, ConversationHandle, Message, Owed, Request, StampSource,
-    retention,
-};
+use super::{Activation, Attended, Attending, Beginning, ConversationHandle, Owed, Request, StampSource};
 use crate::actors::hub::Publication;
 use crate::actors::reply::Answered;
 use crate::auth::Role;
-use crate::storage::{
-    Append, AppendError, Hint, LogRow, LogStart, Projection, ReadError, ReadLimit, Stores, WriteStamp,
-};
+use crate::storage::{AppendError, LogRow, LogStart, WriteStamp};
 
 struct Ids {
     random: SmallRng,
@@ -232,10 +228,16 @@ impl Serving {
         self.perform(activation, effects);
     }
 
-    pub(super) fn hinted(&mut self, activation: &Activation, kept: bool) {
-        // One permanent owner: what is durable is confirmed.
-        self.core.hinted(kept.then_some(true));
+    pub(super) fn hinted(&mut self, activation: &Activation, still_owner: Option<bool>) {
+        self.core.hinted(still_owner);
         self.trim(activation);
+    }
+
+    pub(super) fn confirmed(&mut self, activation: &Activation, still_owner: bool) {
+        let mut effects = Vec::new();
+        let now = activation.surroundings.clock.now();
+        self.core.confirmed(still_owner, now, &mut self.ids, &mut effects);
+        self.perform(activation, effects);
     }
 
     pub(super) fn trimmed(&mut self, start: Option<LogStart>) {
@@ -252,9 +254,23 @@ impl Serving {
     }
 
     fn perform(&mut self, activation: &Activation, effects: Vec<Effect<Owed>>) {
+        // What leaves, leaves while the gate is held open: after a shard was given away nothing does.
+        let Activation { owner, in_shard, stamps, .. } = activation;
+        let Some(_open) = owner.hold_open(*in_shard, stamps.epoch) else { return self.refuse_all(effects) };
         // Written when it is dropped: here, or with the pushes of the same batch.
         let mut answered = Answered::default();
         self.perform_each(activation, effects, &mut answered);
+    }
+
+    /// The shard was closed: who waits learns that it may have been done.
+    fn refuse_all(&mut self, effects: Vec<Effect<Owed>>) {
+        for effect in effects {
+            if let Effect::Answer { to, result } = effect {
+                let unknown = RequestError::unknown(ErrorCode::UNAVAILABLE, "the conversation moved");
+                to.refuse(result.err().unwrap_or(unknown.retry_after(200)));
+            }
+        }
+        self.origins.clear();
     }
 
     fn perform_each(&mut self, activation: &Activation, effects: Vec<Effect<Owed>>, answered: &mut Answered) {
@@ -265,8 +281,9 @@ impl Serving {
                 Effect::Wake(after) => {
                     self.wake = Some(self.wake.map_or(after, |earlier| earlier.min(after)));
                 }
+                Effect::Confirm if !activation.owner.is_permanent() => self.confirm(activation),
                 Effect::Confirm => {
-                    // One permanent owner: nobody else can have fenced it, so what is durable is confirmed.
+                    // Nobody else can have fenced it, so what is durable is confirmed.
                     let mut effects = Vec::new();
                     let now = surroundings.clock.now();
                     self.core.confirmed(true, now, &mut self.ids, &mut effects);
@@ -316,78 +333,6 @@ impl Serving {
             Err(error) => Answer::Error(error),
         };
         answered.add(reply.queue(&answer));
-    }
-
-    fn append(&self, activation: &Activation, rows: &Arc<[LogRow]>, stamp: WriteStamp) {
-        let append = Append {
-            conversation: activation.conversation.clone(),
-            rows: rows.to_vec(),
-            stamp,
-            listed_for: listed_for(&activation.conversation, rows),
-        };
-        let actor = self.handle.actor.clone();
-        let done = move |outcome| {
-            // An activation that died learns from the store what was written when it begins anew.
-            let _ = actor.cast(Message::Written(outcome));
-        };
-        activation.surroundings.stores.log.append(append, Box::new(done));
-    }
-
-    fn project(&self, activation: &Activation, projection: &Projection) {
-        let actor = self.handle.actor.clone();
-        let done =
-            move |outcome: Result<(), AppendError>| drop(actor.cast(Message::Projected(outcome.is_ok())));
-        activation.surroundings.stores.log.project(projection.clone(), Box::new(done));
-    }
-
-    fn keep_hint(&self, activation: &Activation, hint: Hint, stamp: WriteStamp) {
-        let (actor, conversation) = (self.handle.actor.clone(), activation.conversation.clone());
-        let log = activation.surroundings.stores.log.clone();
-        tokio::spawn(async move {
-            let kept = log.put_hint(&conversation, hint, stamp).await;
-            if let Err(error) = &kept {
-                tracing::warn!(%conversation, %error, "a hint is not kept");
-            }
-            let _ = actor.cast(Message::Hinted(kept.is_ok()));
-        });
-    }
-
-    fn load(&self, activation: &Activation, targets: Vec<LoadTarget>) {
-        let (actor, conversation) = (self.handle.actor.clone(), activation.conversation.clone());
-        let stores = activation.surroundings.stores.clone();
-        tokio::spawn(async move {
-            let loaded = load(&stores, &conversation, targets).await;
-            let _ = actor.cast(Message::Loaded(loaded.map_err(|error| error.to_string())));
-        });
-    }
-
-    fn trim(&mut self, activation: &Activation) {
-        let Some(rule) = self.retain else { return };
-        let (actor, conversation) = (self.handle.actor.clone(), activation.conversation.clone());
-        let log = activation.surroundings.stores.log.clone();
-        let bounds = (self.core.start().seq, self.core.trim_below());
-        let (head, now) = (self.core.head().seq, activation.surroundings.clock.wall());
-        let stamp = self.ids.write_stamp();
-        tokio::spawn(async move {
-            let start = match retention::new_start(&*log, &conversation, rule, bounds, head, now).await {
-                Ok(start) => start,
-                Err(error) => {
-                    tracing::warn!(%conversation, %error, "where a log is to begin cannot be read");
-                    None
-                }
-            };
-            let trimmed = match start {
-                Some(start) => match log.trim(&conversation, start, stamp).await {
-                    Ok(()) => Some(start),
-                    Err(error) => {
-                        tracing::warn!(%conversation, %error, "a log is not trimmed");
-                        None
-                    }
-                },
-                None => None,
-            };
-            let _ = actor.cast(Message::Trimmed(trimmed));
-        });
     }
 
     /// Tells the listeners. Who comes by an entry listens before it, who leaves by one gets it and nothing after it.
@@ -547,37 +492,4 @@ impl Serving {
         self.watch_all(activation);
         self.go_on(activation);
     }
-}
-
-/// Reads what commands name.
-async fn load(
-    stores: &Stores,
-    conversation: &convoke_protocol::id::ConversationId,
-    wanted: Vec<LoadTarget>,
-) -> Result<Targets, ReadError> {
-    let one = |seq| stores.log.read(conversation, seq, seq, ReadLimit::rows(1));
-    let mut targets = Targets::default();
-    for LoadTarget { seq, reactions } in wanted {
-        let Some(row) = one(seq).await?.pop() else { continue };
-        if let Some(last_edit) = row.entry.last_edit {
-            targets.rows.extend(one(last_edit).await?.pop().map(|row| (last_edit, row)));
-        }
-        targets.rows.insert(seq, row);
-        if reactions.is_empty() {
-            continue;
-        }
-        let counts = stores.reactions.reaction_counts(conversation, seq, seq).await?;
-        let mut state = ReactionState::default();
-        for count in counts.into_iter().flat_map(|(_, counts)| counts) {
-            state.counts.insert(count.kind, count.count);
-        }
-        for (user, kind) in reactions {
-            let of = [(seq, kind)];
-            let given = stores.reactions.gives_reactions(conversation, &user, &of).await?;
-            let [(_, kind)] = of;
-            state.given.insert((user, kind), given.first().copied().unwrap_or(false));
-        }
-        targets.reactions.insert(seq, state);
-    }
-    Ok(targets)
 }

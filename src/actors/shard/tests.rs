@@ -17,8 +17,8 @@ use crate::actors::hub::Hub;
 use crate::actors::session::SessionTable;
 use crate::clock::Clock;
 use crate::hooks::Hooks;
-use crate::storage::Stores;
 use crate::storage::memory::MemoryStore;
+use crate::storage::{Epoch, Stores};
 use crate::telemetry::metrics::Metrics;
 
 struct Root;
@@ -73,7 +73,7 @@ async fn rules_are_told_of_commits_and_of_who_is_offline() {
         metrics: Arc::new(Metrics::new()),
         hooks: Arc::new(Told(tell)),
     };
-    let conversations = Conversations::new(ShardMap::new(4), Epoch(1), surroundings, cell);
+    let conversations = Conversations::new(ShardMap::new(4), Owner::Permanent(Epoch(1)), surroundings, cell);
     let team = ConversationId::new("g:team").expect("valid");
     let asking = Asking { user: user("alice"), role: Role::User };
     let members = vec![user("bob")];

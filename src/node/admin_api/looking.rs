@@ -8,11 +8,11 @@ use convoke_protocol::id::{ConversationId, GroupId, Seq, UserId};
 
 use crate::actors::session::SessionShared;
 use crate::actors::session::dispatch::Services;
+use crate::node::store::NodeStore;
 use crate::operator::{
     ConversationLine, ConversationLines, ConversationState, DEFAULT_LINES, GroupLine, GroupLines, Kicked,
     MAX_LINES, Memory, PageOf, SessionLine, SessionLines, WhichSessions,
 };
-use crate::storage::embedded::EmbeddedStore;
 use crate::storage::{MemberRow, ReadError};
 use crate::telemetry::process;
 
@@ -177,7 +177,7 @@ pub(super) async fn groups(services: &Services, page: &PageOf) -> Result<GroupLi
     }
 }
 
-pub(super) async fn memory(services: &Services, store: &EmbeddedStore) -> Memory {
+pub(super) async fn memory(services: &Services, store: &NodeStore) -> Memory {
     let (mut session_bytes, mut session_queue_bytes) = (0, 0);
     services.sessions.for_each(|session| {
         session_bytes += session.held_bytes();

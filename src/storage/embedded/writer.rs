@@ -20,7 +20,7 @@ use super::database::Rows;
 use super::keys;
 use super::marks::{self, PendingMarks};
 use super::queue::{BatchLimits, Job, Next, Queue, Small};
-use super::stats::StoreStats;
+use crate::storage::stats::StoreStats;
 use crate::storage::{AppendError, Health};
 
 /// fjall makes its writers sleep at 4 full memtables that wait to be flushed and at 30 sorted runs. It would do so

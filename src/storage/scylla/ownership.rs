@@ -140,6 +140,13 @@ impl OwnershipStore for ScyllaStore {
         .boxed()
     }
 
+    fn leave(&self, incarnation: Incarnation) -> BoxFuture<'_, Result<(), WriteError>> {
+        // Above every beat, also one that is under way.
+        let last = i64::MAX / 2;
+        async move { Ok(self.cql().write(&self.cql().statements.drop_beat, (last, incarnation.0)).await?) }
+            .boxed()
+    }
+
     fn read_peers(&self) -> BoxFuture<'_, Result<Vec<PeerRow>, ReadError>> {
         async move {
             type Kept = (Uuid, Option<String>, Option<String>, Option<i64>, Option<bool>);

@@ -161,6 +161,7 @@ statements! {
     // Who is alive, who owns.
     shards: Serial "SELECT shards FROM cluster WHERE part = 0";
     put_beat: Write "INSERT INTO nodes (part, incarnation, node, addresses, beat, draining) VALUES (0, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+    drop_beat: Write "DELETE FROM nodes USING TIMESTAMP ? WHERE part = 0 AND incarnation = ?";
     beats: Read "SELECT incarnation, node, addresses, beat, draining FROM nodes WHERE part = 0";
     put_fence: Write "INSERT INTO fences (incarnation, fenced) VALUES (?, true) USING TIMESTAMP 1";
     fence: Read "SELECT fenced FROM fences WHERE incarnation = ?";

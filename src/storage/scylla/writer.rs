@@ -14,6 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::Shared;
+use crate::clock::Clock;
+use crate::storage::stats::StoreStats;
 use crate::storage::{Append, AppendDone, AppendError, LogRow, Projection};
 
 /// What a row takes besides its body.
@@ -29,6 +31,13 @@ impl Job {
         match self {
             Self::Append(append) => &append.conversation,
             Self::Project(projection) => &projection.conversation,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Append(append) => append.rows.len(),
+            Self::Project(projection) => projection.rows.len(),
         }
     }
 
@@ -60,6 +69,8 @@ struct Inner {
     /// What has not begun by now is not begun any more.
     give_up: AtomicBool,
     emptied: Notify,
+    stats: StoreStats,
+    clock: Clock,
 }
 
 pub(super) struct Writer {
@@ -74,12 +85,15 @@ fn shut_down() -> AppendError {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, max_bytes: usize, patience: Duration) -> Self {
+        let clock = shared.clock;
         let inner = Inner {
             shared,
             lines: Mutex::default(),
             max_bytes,
             give_up: AtomicBool::new(false),
             emptied: Notify::new(),
+            stats: StoreStats::default(),
+            clock,
         };
         Self { inner: Arc::new(inner), runtime: Handle::current(), patience }
     }
@@ -106,8 +120,17 @@ impl Writer {
             }
         };
         if let Some(error) = refused {
+            let stats = &self.inner.stats;
+            let counter = if error == AppendError::Overloaded { &stats.overloaded } else { &stats.failed };
+            counter.fetch_add(1, Ordering::Relaxed);
             done(Err(error));
         }
+    }
+
+    pub(super) fn stats(&self) -> &StoreStats {
+        let waiting = self.inner.lines.lock().bytes as u64;
+        self.inner.stats.queue_bytes.store(waiting, Ordering::Relaxed);
+        &self.inner.stats
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -130,7 +153,12 @@ impl Inner {
             let (job, bytes, done) = next;
             let conversation = job.conversation().clone();
             let given_up = self.give_up.load(Ordering::Relaxed);
+            let (rows, begun) = (job.rows(), self.clock.monotonic());
             let result = if given_up { Err(shut_down()) } else { self.shared.perform(job).await };
+            match &result {
+                Ok(()) => self.stats.committed(1, rows, bytes, self.clock.monotonic() - begun),
+                Err(_) => drop(self.stats.failed.fetch_add(1, Ordering::Relaxed)),
+            }
             done(result);
             let mut lines = self.lines.lock();
             lines.bytes -= bytes;

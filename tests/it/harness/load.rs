@@ -76,6 +76,11 @@ impl Load {
         self.acks.load(Ordering::Relaxed)
     }
 
+    /// Sends that were refused so far are no failure of what follows.
+    pub(crate) fn forget_refusals(&mut self) {
+        self.refusals.lock().unwrap().clear();
+    }
+
     /// Lets all senders loose until their connections end. Retries of what is unknown come first.
     pub(crate) async fn start(&mut self, node: &TestNode) -> Running {
         self.spawn(node, true).await

@@ -1,0 +1,331 @@
+//! A node's part in its cluster: the shell around `cluster::ownership`, which decides.
+//!
+//! It writes beats, reads the other nodes, fences the dead, claims shards and gives them back, and confirms what
+//! conversations wrote. Statements run beside each other; what they answer comes back as messages, marked with the life of
+//! the node in which they were sent: a life that is over takes no more answers.
+//!
+//! # Supervision
+//! Linked to the node's actor. When it panics, no confirmation is given any more, so nothing is acknowledged; the node ends.
+//!
+//! # Lifecycle
+//! A life that is over (no beat for a lease, or fenced) closes all gates, and another begins at once, with another
+//! incarnation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::actors::shard::Conversations;
+use crate::clock::Clock;
+use crate::cluster::lease::LeaseTimes;
+use crate::cluster::membership::{Incarnation, NodeId, PeerRow};
+use crate::cluster::owner::{Gates, WantsConfirmation};
+use crate::cluster::ownership::{Input, Moment, Output, Ownership};
+use crate::cluster::shard_map::ShardMap;
+use crate::cluster::store::{Beat, OwnershipStore};
+
+/// How often time is told to the core.
+const TICK: Duration = Duration::from_millis(250);
+/// After this a node that is gone has no row any more.
+const BEAT_TTL: Duration = Duration::from_secs(60);
+
+type Waiter = oneshot::Sender<()>;
+
+enum Message {
+    Tick,
+    Happened(Incarnation, Input<Waiter>),
+    Wants(WantsConfirmation),
+    Drain,
+    /// The own row is gone, or that was not possible: it goes by itself.
+    Left,
+}
+
+/// What a node shows of its part in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Shards that it serves.
+    pub open: usize,
+    /// Whether it has given everything back, as it was told to.
+    pub drained: bool,
+    /// How many of its lives are over.
+    pub deaths: u64,
+}
+
+/// What it works with.
+pub struct MembershipSetup {
+    /// The node's name.
+    pub node: String,
+    /// Where others reach it.
+    pub addresses: String,
+    /// Where beats, fences and shards are kept.
+    pub store: Arc<dyn OwnershipStore>,
+    /// The shards.
+    pub map: ShardMap,
+    /// Their gates.
+    pub gates: Arc<Gates>,
+    /// Those who wait for confirmations.
+    pub wanted: mpsc::Receiver<WantsConfirmation>,
+    /// What is closed with a gate.
+    pub conversations: Conversations,
+    /// How long a node may go without a beat.
+    pub times: LeaseTimes,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+/// Reaches it. Cheap to clone.
+#[derive(Clone)]
+pub struct Membership {
+    actor: ActorRef<Message>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Membership {
+    /// Starts it: from now on it joins, claims and confirms.
+    ///
+    /// # Errors
+    /// The actor cannot be started.
+    pub async fn start(setup: MembershipSetup, supervisor: &ActorCell) -> Result<Self, ractor::SpawnErr> {
+        let (show, standing) = watch::channel(Standing::default());
+        let (actor, _) =
+            Actor::spawn_linked(None, MembershipActor, (setup, show), supervisor.clone()).await?;
+        Ok(Self { actor, standing })
+    }
+
+    /// How it stands now.
+    pub fn standing(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
+    /// Waits until this many shards are served, at most so long; says whether they are.
+    pub async fn serves(&self, shards: usize, within: Duration) -> bool {
+        let mut standing = self.standing.clone();
+        let there = standing.wait_for(|standing| standing.open >= shards);
+        matches!(tokio::time::timeout(within, there).await, Ok(Ok(_)))
+    }
+
+    /// Gives everything back, and waits until that is done, at most so long; says whether it is.
+    pub async fn drain(&self, within: Duration) -> bool {
+        let _ = self.actor.cast(Message::Drain);
+        let mut standing = self.standing.clone();
+        let drained = standing.wait_for(|standing| standing.drained);
+        let drained = matches!(tokio::time::timeout(within, drained).await, Ok(Ok(_)));
+        self.actor.stop(None);
+        drained
+    }
+}
+
+struct MembershipActor;
+
+struct State {
+    node: NodeId,
+    addresses: String,
+    store: Arc<dyn OwnershipStore>,
+    map: ShardMap,
+    gates: Arc<Gates>,
+    conversations: Conversations,
+    times: LeaseTimes,
+    clock: Clock,
+    show: watch::Sender<Standing>,
+    me: Incarnation,
+    core: Ownership<Waiter>,
+    deaths: u64,
+    draining: bool,
+    leaving: bool,
+    left: bool,
+}
+
+fn moment(clock: Clock) -> Moment {
+    Moment { monotonic: clock.monotonic(), boot_time: Clock::boot_time() }
+}
+
+fn new_life() -> Incarnation {
+    Incarnation(uuid::Uuid::now_v7())
+}
+
+impl Actor for MembershipActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = (MembershipSetup, watch::Sender<Standing>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        (setup, show): Self::Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let MembershipSetup { node, addresses, store, map, gates, mut wanted, conversations, times, clock } =
+            setup;
+        let (me, node) = (new_life(), NodeId(node));
+        let core = Ownership::new(me, node.clone(), map, times, moment(clock));
+        let asks = myself.clone();
+        tokio::spawn(async move {
+            while let Some(wants) = wanted.recv().await {
+                // One that is not taken is dropped, and so told.
+                if asks.cast(Message::Wants(wants)).is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(TICK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if myself.cast(Message::Tick).is_err() {
+                    return;
+                }
+            }
+        });
+        let (deaths, draining, leaving, left) = (0, false, false, false);
+        Ok(State {
+            node,
+            addresses,
+            store,
+            map,
+            gates,
+            conversations,
+            times,
+            clock,
+            show,
+            me,
+            core,
+            deaths,
+            draining,
+            leaving,
+            left,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let input = match message {
+            // It gives no more signs of life.
+            Message::Tick if state.leaving => return Ok(()),
+            Message::Tick => Input::Tick,
+            Message::Happened(incarnation, input) if incarnation == state.me => input,
+            // An answer to a life that is over.
+            Message::Happened(..) => return Ok(()),
+            Message::Wants(WantsConfirmation { shard, epoch, tell }) => Input::Durable(shard, epoch, tell),
+            Message::Drain => {
+                state.draining = true;
+                Input::Drain
+            }
+            Message::Left => {
+                state.left = true;
+                state.show_standing();
+                return Ok(());
+            }
+        };
+        let mut outputs = Vec::new();
+        state.core.apply(input, moment(state.clock), &mut outputs);
+        for output in outputs {
+            state.perform(&myself, output);
+        }
+        if state.draining && state.core.is_drained() && !state.leaving {
+            state.leave(&myself);
+        }
+        state.show_standing();
+        Ok(())
+    }
+}
+
+impl State {
+    fn show_standing(&self) {
+        let standing = Standing { open: self.gates.count_open(), drained: self.left, deaths: self.deaths };
+        self.show.send_if_modified(|shown| std::mem::replace(shown, standing) != standing);
+    }
+
+    fn leave(&mut self, myself: &ActorRef<Message>) {
+        self.leaving = true;
+        let (store, me, myself) = (self.store.clone(), self.me, myself.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.leave(me).await {
+                tracing::warn!(%error, "the node's row could not be taken away; it goes by itself");
+            }
+            let _ = myself.cast(Message::Left);
+        });
+    }
+
+    /// Runs a statement beside the actor; its answer comes back as a message.
+    fn run(
+        &self,
+        myself: &ActorRef<Message>,
+        statement: impl Future<Output = Input<Waiter>> + Send + 'static,
+    ) {
+        let (me, myself) = (self.me, myself.clone());
+        tokio::spawn(async move {
+            let input = statement.await;
+            // An actor that stopped needs no answer.
+            let _ = myself.cast(Message::Happened(me, input));
+        });
+    }
+
+    fn perform(&mut self, myself: &ActorRef<Message>, output: Output<Waiter>) {
+        let (store, clock, me) = (self.store.clone(), self.clock, self.me);
+        match output {
+            Output::WriteBeat { beat, draining } => {
+                let row = PeerRow { incarnation: me, node: self.node.clone(), beat, draining };
+                let beat = Beat { row, addresses: self.addresses.clone(), ttl: BEAT_TTL };
+                self.run(myself, async move {
+                    let written = store.write_beat(&beat).await;
+                    if let Err(error) = &written {
+                        tracing::warn!(%error, "a beat could not be written");
+                    }
+                    Input::BeatWritten(written.is_ok())
+                });
+            }
+            Output::ReadPeers => self.run(myself, async move {
+                let began = clock.monotonic();
+                Input::PeersRead { began, rows: store.read_peers().await.ok() }
+            }),
+            Output::WriteFence(incarnation) => {
+                tracing::warn!(incarnation = %incarnation.0, "a node is dead: it is fenced");
+                self.run(myself, async move {
+                    Input::FenceWritten(incarnation, store.write_fence(incarnation).await.is_ok())
+                });
+            }
+            Output::ReadFence => {
+                self.run(myself, async move { Input::FenceRead(store.read_fence(me).await) });
+            }
+            Output::ReadShard(shard) => {
+                self.run(myself, async move { Input::ShardRead(shard, store.read_shard(shard).await.ok()) });
+            }
+            Output::Decide { shard, expected, then } => self.run(myself, async move {
+                Input::ShardDecided(shard, store.decide(shard, expected, then).await)
+            }),
+            Output::Start(shard, epoch) => {
+                self.conversations.begin_epoch(shard);
+                self.gates.open(shard, epoch);
+            }
+            Output::Close(shard, _) => {
+                self.gates.close(shard);
+                // Its conversations cannot do anything any more; that they go is tidiness.
+                self.conversations.close_shard(shard);
+                self.run(myself, async move { Input::ShardClosed(shard) });
+            }
+            Output::Confirmed(waiters) => {
+                for waiter in waiters {
+                    // Who died meanwhile waits for nothing.
+                    let _ = waiter.send(());
+                }
+            }
+            Output::Dead(reason) => {
+                tracing::error!(?reason, incarnation = %me.0, "this life of the node is over; another begins");
+                self.deaths += 1;
+                self.me = new_life();
+                let now = moment(self.clock);
+                self.core = Ownership::new(self.me, self.node.clone(), self.map, self.times, now);
+                if self.draining {
+                    let mut outputs = Vec::new();
+                    self.core.apply(Input::Drain, now, &mut outputs);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A node on CQL servers: what was acknowledged is there, whatever happens to the node, and of two nodes one commits.
+//!
+//! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use convoke_protocol::framing::Framing;
+use rustix::process::Signal;
+
+use crate::harness::client::conversation;
+use crate::harness::command::finished;
+use crate::harness::load::Load;
+use crate::harness::{Setup, TestClient, TestNode, eventually};
+
+/// A keyspace with its tables.
+struct Cluster {
+    server: String,
+    keyspace: String,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let server =
+            std::env::var("CONVOKE_TEST_CQL").expect("CONVOKE_TEST_CQL=host:port names a CQL server");
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { server, keyspace: format!("it_{}_{n}", std::process::id()) }
+    }
+
+    async fn with_schema() -> Self {
+        let cluster = Self::new();
+        let home = tempfile::tempdir().unwrap();
+        let config = home.path().join("node.toml");
+        std::fs::write(&config, cluster.config("any")).unwrap();
+        let config = config.to_str().unwrap();
+        finished(["schema", "apply", "--config", config, "--replication", "1"]).await.good();
+        cluster
+    }
+
+    /// Few shards, so that a start is quick; patient with a server that shares its processor with a build.
+    fn config(&self, node: &str) -> String {
+        let Self { server, keyspace } = self;
+        format!(
+            "[node]\nid = \"{node}\"\nshards = 32\n[scylla]\nnodes = [\"{server}\"]\nkeyspace = \"{keyspace}\"\n\
+             deadline_ms = 20000\n[conversations]\nanswer_within_ms = 30000\n"
+        )
+    }
+
+    fn node(&self, node: &str) -> Setup {
+        Setup::config(&self.config(node))
+    }
+
+    async fn check(&self) {
+        let arguments = ["check", "--store", "scylla", "--cql", &self.server, "--keyspace", &self.keyspace];
+        finished(arguments).await.good();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_on_servers() {
+    const LIVES: u64 = 6;
+    let cluster = Cluster::with_schema().await;
+    let mut node = cluster.node("one").start().await;
+    let mut load = Load::of_pairs(3);
+    for life in 0..LIVES {
+        let running = load.start(&node).await;
+        running.acked(20 + 37 * life % 101).await;
+        node.kill().await;
+        load.ended(running).await;
+        node.start_again().await;
+    }
+    load.settle(&node).await;
+    assert!(load.acks() > 20 * LIVES, "{}", load.acks());
+    node.stop().await;
+    cluster.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_node_that_slept_answers_nothing_that_the_next_owner_does_not_have() {
+    let cluster = Cluster::with_schema().await;
+    let mut sleeper = cluster.node("sleeper").start().await;
+    let mut load = Load::of_pairs(3);
+    let running = load.start(&sleeper).await;
+    running.acked(50).await;
+    // It does not know that it sleeps: its clients' sends, its writes and its confirmations are all on their way.
+    sleeper.signal(Signal::STOP);
+    let next = cluster.node("next").start().await;
+    let mut reader = TestClient::login(&next, Framing::Tcp, "left-0", "reader").await;
+    let before = reader.pull_all(&conversation("left-0", "right-0")).await;
+    assert!(!before.is_empty());
+    sleeper.signal(Signal::CONT);
+    eventually("it takes itself for dead", async || {
+        sleeper.stderr().contains("this life of the node is over").then_some(())
+    })
+    .await;
+    sleeper.kill().await;
+    load.ended(running).await;
+
+    // What it answered after it woke would be missing here, or be something else.
+    load.forget_refusals();
+    let mut next = next;
+    let running = load.start(&next).await;
+    running.acked(50).await;
+    next.stop().await;
+    load.ended(running).await;
+    next.start_again().await;
+    load.settle(&next).await;
+    next.stop().await;
+    cluster.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_node_refuses_what_it_cannot_serve() {
+    let cluster = Cluster::new();
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let said = cluster.node("one").refused(&data).await.failed();
+    assert!(said.contains("run `convoke schema apply` first"), "{said}");
+
+    let cluster = Cluster::with_schema().await;
+    let other_shards = cluster.config("one").replace("shards = 32", "shards = 64");
+    let said = Setup::config(&other_shards).refused(&data).await.failed();
+    assert!(said.contains("created with 32 shards"), "{said}");
+
+    let node = cluster.node("one").start().await;
+    let said = cluster.node("two").refused(&data).await.failed();
+    assert!(said.contains("\"one\" serves this cluster"), "{said}");
+    migrating_is_refused(&cluster, &node).await;
+}
+
+/// A copy while a node runs would miss what it writes.
+async fn migrating_is_refused(cluster: &Cluster, node: &TestNode) {
+    let to = node.home().join("copy");
+    let arguments = ["migrate", "--from", "scylla", "--to", to.to_str().unwrap(), "--cql", &cluster.server];
+    let said = finished(arguments.into_iter().chain(["--keyspace", &cluster.keyspace])).await.failed();
+    assert!(said.contains("is running"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_store_moves_to_servers_and_back_with_everything() {
+    let cluster = Cluster::with_schema().await;
+    let mut node = Setup::default().start().await;
+    let mut load = Load::of_pairs(3);
+    let running = load.start(&node).await;
+    running.acked(200).await;
+    node.stop().await;
+    load.ended(running).await;
+
+    let servers = ["--cql", &cluster.server, "--keyspace", &cluster.keyspace];
+    let from = node.data().to_str().unwrap().to_owned();
+    let said =
+        finished(["migrate", "--from", &from, "--to", "scylla"].into_iter().chain(servers)).await.good();
+    assert!(said.contains("copied and compared: 3 conversations"), "{said}");
+    cluster.check().await;
+    let again =
+        finished(["migrate", "--from", &from, "--to", "scylla"].into_iter().chain(servers)).await.failed();
+    assert!(again.contains("has used keyspace"), "{again}");
+
+    // The clients go on where they were.
+    let mut clustered = cluster.node("one").start().await;
+    let running = load.start(&clustered).await;
+    running.acked(200).await;
+    clustered.stop().await;
+    load.ended(running).await;
+    cluster.check().await;
+
+    let home = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let back = home.path().join("back");
+    let to = back.to_str().unwrap();
+    finished(["migrate", "--from", "scylla", "--to", to].into_iter().chain(servers)).await.good();
+    finished(["check", "--data", to]).await.good();
+    let mut last = Setup::default().start_in(home, back).await;
+    let running = load.start(&last).await;
+    running.acked(50).await;
+    last.stop().await;
+    load.ended(running).await;
+    last.start_again().await;
+    load.settle(&last).await;
+}
