@@ -169,3 +169,19 @@ statements! {
     create_shard: Decide "INSERT INTO shards (shard, owner, epoch) VALUES (?, ?, ?) IF NOT EXISTS";
     change_shard: Decide "UPDATE shards SET owner = ?, epoch = ? WHERE shard = ? IF owner = ? AND epoch = ?";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_every_statement_and_no_other() {
+        let page = include_str!("../../../docs/storage.md");
+        let listed: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        let expected: Vec<String> = DESCRIBED
+            .iter()
+            .map(|Described { name, class, cql }| format!("| `{name}` | {class} | `{cql}` |"))
+            .collect();
+        assert_eq!(listed, expected);
+    }
+}
