@@ -76,6 +76,40 @@ fn rewritten_rows_may_name_their_writer() {
     );
 }
 
+/// Larger than can be visited whole: owners that come and go, actors that restart, hints and trims, changes, replicas that
+/// get each write on its own, confirmations step by step.
+const LARGE: Bounds = Bounds {
+    restarts: 3,
+    hints: 3,
+    trims: 2,
+    replicas: true,
+    fine: true,
+    ..Bounds::log(5, 6, &[0, 0, 1, 0, 2, 1, 0, 0], 3)
+};
+const STEPS: usize = 400;
+
+#[test]
+fn walks_through_large_worlds() {
+    let model = LogModel { bounds: LARGE, mutation: Mutation::None };
+    checking::holds_on_walks("5 owners, 6 seqs, 5 messages, 3 changes, everything", &model, STEPS);
+    let bounds = Bounds { replicas: false, ..LARGE };
+    let model = LogModel { bounds, mutation: Mutation::None };
+    checking::holds_on_walks("the same, each write delivered to any replicas at any time", &model, STEPS);
+}
+
+#[test]
+fn walks_find_what_is_wrong() {
+    for mutation in [
+        Mutation::NoConfirmation,
+        Mutation::NoRewrite,
+        Mutation::StampsIgnoreEpoch,
+        Mutation::NoDedupOnRecovery,
+    ] {
+        let bounds = Bounds { replicas: false, ..LARGE };
+        checking::is_found_on_walks(&LogModel { bounds, mutation }, STEPS, mutation);
+    }
+}
+
 /// `CONVOKE_MODEL="owners seqs sends batch restarts hints trims replicas fine"`, such as `"4 3 0,0,0 1 0 0 0 0 0"`.
 #[test]
 #[ignore = "as large as CONVOKE_MODEL says: run by hand"]

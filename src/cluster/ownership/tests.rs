@@ -304,11 +304,28 @@ fn without_a_quorum_for_a_lease_every_node_is_over() {
     assert_eq!(cluster.loads(), [0, 0]);
 }
 
-/// Pauses, restarts and unknown outcomes; what must hold is asserted where it happens.
+/// Prints how to run the seed again that a panic ends.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seed = self.0;
+            eprintln!(
+                "replay: CONVOKE_SIM_SEED={seed} cargo test --lib whatever_happens_one_node_at_a_time_confirms"
+            );
+        }
+    }
+}
+
+/// Pauses, restarts and unknown outcomes among three to five nodes; what must hold is asserted where it happens.
 #[test]
 fn whatever_happens_one_node_at_a_time_confirms() {
-    for seed in 0..60 {
-        let mut cluster = Cluster::new(seed, 3, 40);
+    const SEEDS: u64 = 1_000;
+    let one = std::env::var("CONVOKE_SIM_SEED").ok().map(|seed| seed.parse::<u64>().expect("a seed"));
+    for seed in one.map_or(0..SEEDS, |seed| seed..seed + 1) {
+        let replay = Replay(seed);
+        let mut cluster = Cluster::new(seed, u128::from(3 + seed % 3), 40);
         for _ in 0..12 {
             let at = cluster.rng.random_range(0..cluster.nodes.len());
             cluster.nodes[at].paused_until = cluster.now_ms + cluster.rng.random_range(0..7_000);
@@ -323,5 +340,6 @@ fn whatever_happens_one_node_at_a_time_confirms() {
         cluster.pass(20_000);
         let served: usize = cluster.loads().iter().sum();
         assert_eq!(served, SHARDS as usize, "seed {seed}: {:?}", cluster.loads());
+        drop(replay);
     }
 }
