@@ -17,6 +17,7 @@ pub mod log;
 pub mod messages;
 pub mod net;
 pub mod node;
+pub mod redis;
 pub mod reload;
 pub mod retention;
 pub mod section;
@@ -128,6 +129,7 @@ config! {
     storage: storage::Storage,
     scylla: cql::Scylla,
     cluster: cluster::Cluster,
+    redis: redis::Redis,
     log: log::Log,
     traces: traces::Traces,
 }

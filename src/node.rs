@@ -16,6 +16,7 @@ mod admin_api;
 mod engine;
 mod faults;
 mod retention;
+mod shared;
 mod store;
 mod supervisor;
 
@@ -35,10 +36,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::admin_api::{Behind, NodeAdmin};
 use self::engine::{SessionEngine, core_limits, session_rules};
 use self::faults::Faults;
+use self::shared::SharedSessions;
 use self::store::{NodeStore, Ownership};
 use self::supervisor::Supervisor;
 use crate::actors::conversation::Surroundings;
-use crate::actors::directory::Directory;
+use crate::actors::directory::{Directory, DirectoryCopy};
 use crate::actors::hub::Hub;
 use crate::actors::membership::Membership;
 use crate::actors::session::SessionTable;
@@ -123,6 +125,7 @@ struct Node {
     config: Config,
     store: NodeStore,
     membership: Option<Membership>,
+    shared: Option<Arc<SharedSessions>>,
     services: Arc<Services>,
     net: Net<SessionEngine>,
     admin: AdminHandle,
@@ -142,7 +145,8 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let watched = store.clone();
         metrics.watch_store(move || watched.numbers());
-        let services = start_actors(&setup, &store, ownership.owner.clone(), verifier, metrics).await?;
+        let (services, shared) =
+            start_actors(&setup, &store, ownership.owner.clone(), verifier, metrics).await?;
         let Services { conversations, supervisor, .. } = &*services;
         let membership = ownership.join(&store, &config, setup.clock, conversations, supervisor).await?;
         let net = Net::new(Arc::new(SessionEngine::new(services.clone(), &config)), net_config(&config));
@@ -184,7 +188,7 @@ impl Node {
         start_sweeps(&services, config.conversations.passivate_after_ms.duration());
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
-        Ok(Self { config, store, membership, services, net, admin, stopping })
+        Ok(Self { config, store, membership, shared, services, net, admin, stopping })
     }
 
     async fn stop(self) -> anyhow::Result<()> {
@@ -205,6 +209,9 @@ impl Node {
             tracing::warn!("not all shards could be given back in time: others take them after the lease");
         }
         self.store.shutdown().await;
+        if let Some(shared) = &self.shared {
+            shared.shutdown().await;
+        }
         let services = self.services.clone();
         tokio::task::spawn_blocking(move || services.traces.shutdown()).await?;
         NodeFile::remove(&self.config.node.data)?;
@@ -219,12 +226,17 @@ async fn start_actors(
     owner: Owner,
     verifier: Verifier,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<Arc<Services>> {
+) -> anyhow::Result<(Arc<Services>, Option<Arc<SharedSessions>>)> {
     let (config, clock) = (&setup.config, setup.clock);
     let (supervisor, cell) = Supervisor::start().await?;
     let stripes = std::thread::available_parallelism().map_or(1, usize::from);
     let sessions = SessionTable::default();
-    let directory = Directory::start(stripes, &cell).await?;
+    let shared = SharedSessions::start(config, clock, &sessions)?;
+    if let Some(shared) = shared.clone() {
+        metrics.watch_redis(move || shared.numbers());
+    }
+    let copy = shared.clone().map(|shared| shared as Arc<dyn DirectoryCopy>);
+    let directory = Directory::start(stripes, copy, &cell).await?;
     let hub = Hub::start(stripes, sessions.clone(), clock, &cell).await?;
     let stores = store.stores();
     let hooks: Arc<dyn Hooks> = Arc::new(NoHooks);
@@ -246,7 +258,7 @@ async fn start_actors(
         sessions: sessions.clone(),
         metrics: metrics.clone(),
     });
-    Ok(Arc::new(Services {
+    let services = Arc::new(Services {
         node: config.node.id.clone(),
         nodes: ArcSwap::default(),
         rules: ArcSwap::from_pointee(session_rules(config)),
@@ -263,7 +275,8 @@ async fn start_actors(
         hub,
         refused_logins: LineLimit::per_second(REFUSED_LOGINS_LOGGED_PER_S),
         supervisor: cell,
-    }))
+    });
+    Ok((services, shared))
 }
 
 fn net_config(config: &Config) -> NetConfig {

@@ -6,6 +6,7 @@ pub mod line_limit;
 pub mod logging;
 pub mod metrics;
 pub(crate) mod process;
+pub mod redis;
 mod source;
 pub mod store;
 pub mod traces;

@@ -30,7 +30,19 @@ enum Message {
     InjectPanic,
 }
 
-struct DirectoryActor;
+/// Who keeps a copy of the directory. Told of what comes and goes, in order; returns at once.
+pub trait DirectoryCopy: Send + Sync + 'static {
+    /// The session was registered; it has its device now.
+    fn came(&self, session: &SessionShared);
+    /// The session ended.
+    fn went(&self, session: &SessionShared);
+}
+
+type Copy = Option<Arc<dyn DirectoryCopy>>;
+
+struct DirectoryActor {
+    copy: Copy,
+}
 
 fn presence(session: &SessionRef) -> Presence<SessionRef> {
     Presence {
@@ -76,6 +88,9 @@ impl Actor for DirectoryActor {
                 let registered = directory.register(&session.user, presence(&session), &policy);
                 if registered.is_ok() {
                     tell(directory, &session.user, session.id, true);
+                    if let Some(copy) = &self.copy {
+                        copy.came(&session);
+                    }
                 }
                 let replaced = registered.map(|all| all.into_iter().map(|one| one.handle).collect());
                 // The connection that asked may be gone by now; its session then unregisters itself.
@@ -89,6 +104,9 @@ impl Actor for DirectoryActor {
                 // A session that was replaced is no longer here, but conversations may still list it.
                 directory.unregister(&session.user, session.id);
                 tell(directory, &session.user, session.id, false);
+                if let Some(copy) = &self.copy {
+                    copy.went(&session);
+                }
             }
             Message::Watch(users, watcher) => {
                 let mut online = Vec::new();
@@ -118,23 +136,25 @@ impl Actor for DirectoryActor {
 #[derive(Clone)]
 pub struct Directory {
     stripes: Arc<[ArcSwap<ActorRef<Message>>]>,
+    copy: Copy,
 }
 
 impl Directory {
-    /// Starts as many stripes as asked for.
+    /// Starts as many stripes as asked for, and tells whoever keeps a copy.
     ///
     /// # Errors
     /// An actor cannot be started.
-    pub async fn start(stripes: usize, supervisor: &ActorCell) -> Result<Self, ractor::SpawnErr> {
+    pub async fn start(stripes: usize, copy: Copy, supervisor: &ActorCell) -> Result<Self, ractor::SpawnErr> {
         let mut actors = Vec::new();
         for _ in 0..stripes.max(1) {
-            actors.push(ArcSwap::from_pointee(Self::spawn(supervisor).await?));
+            actors.push(ArcSwap::from_pointee(Self::spawn(&copy, supervisor).await?));
         }
-        Ok(Self { stripes: actors.into() })
+        Ok(Self { stripes: actors.into(), copy })
     }
 
-    async fn spawn(supervisor: &ActorCell) -> Result<ActorRef<Message>, ractor::SpawnErr> {
-        Ok(Actor::spawn_linked(None, DirectoryActor, (), supervisor.clone()).await?.0)
+    async fn spawn(copy: &Copy, supervisor: &ActorCell) -> Result<ActorRef<Message>, ractor::SpawnErr> {
+        let actor = DirectoryActor { copy: copy.clone() };
+        Ok(Actor::spawn_linked(None, actor, (), supervisor.clone()).await?.0)
     }
 
     /// If `dead` was one of the stripes, starts it anew and says so; the caller then restores sessions and watches.
@@ -144,7 +164,7 @@ impl Directory {
     pub async fn restart(&self, dead: &ActorCell, supervisor: &ActorCell) -> Result<bool, ractor::SpawnErr> {
         for stripe in self.stripes.iter() {
             if stripe.load().get_id() == dead.get_id() {
-                stripe.store(Arc::new(Self::spawn(supervisor).await?));
+                stripe.store(Arc::new(Self::spawn(&self.copy, supervisor).await?));
                 return Ok(true);
             }
         }

@@ -16,6 +16,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::door::DoorNumbers;
 use super::process::ProcessCollector;
+use super::redis::RedisState;
 use super::source::Source;
 use super::store::StoreNumbers;
 use crate::actors::session::egress::Delivery;
@@ -219,6 +220,7 @@ pub struct Metrics {
     memory: PerValue<Gauge>,
     store: Source<StoreNumbers>,
     door: Source<DoorNumbers>,
+    redis: Source<RedisState>,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -266,9 +268,10 @@ impl Metrics {
         let r = &mut registry;
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_collector(Box::new(ProcessCollector));
-        let (store, door) = (Source::default(), Source::default());
+        let (store, door, redis) = (Source::default(), Source::default(), Source::default());
         r.register_collector(Box::new(store.clone()));
         r.register_collector(Box::new(door.clone()));
+        r.register_collector(Box::new(redis.clone()));
         let types = Request::TYPES.iter().map(|(_, name)| *name).chain(["unknown"]);
         Self {
             connections: per_framing(r, "connections", "Open connections"),
@@ -324,6 +327,7 @@ impl Metrics {
             ),
             store,
             door,
+            redis,
             registry: std::sync::Arc::new(registry),
         }
     }
@@ -412,6 +416,11 @@ impl Metrics {
     /// Names the listeners that are asked at each scrape; the first ones named stay.
     pub fn watch_door(&self, numbers: impl Fn() -> DoorNumbers + Send + Sync + 'static) -> bool {
         self.door.watch(numbers)
+    }
+
+    /// Names what is asked about Redis at each scrape; the first one named stays.
+    pub fn watch_redis(&self, state: impl Fn() -> RedisState + Send + Sync + 'static) -> bool {
+        self.redis.watch(state)
     }
 
     /// All metrics as OpenMetrics text; see [`CONTENT_TYPE`].

@@ -21,6 +21,7 @@ mod group_model;
 mod groups;
 mod hostile;
 mod operator;
+mod redis;
 mod retention;
 mod retry;
 mod sdk;

@@ -66,7 +66,7 @@ async fn rules_are_told_of_commits_and_of_who_is_offline() {
     let (tell, mut told) = mpsc::channel(8);
     let surroundings = Surroundings {
         stores: Stores::of(Arc::new(MemoryStore::new())),
-        directory: Directory::start(1, &cell).await.expect("it starts"),
+        directory: Directory::start(1, None, &cell).await.expect("it starts"),
         hub: Hub::start(1, sessions, clock, &cell).await.expect("it starts"),
         clock,
         limits: CoreLimits::default(),

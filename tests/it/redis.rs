@@ -1,0 +1,61 @@
+//! Redis as the directory's copy: there for others, needed by nobody.
+
+use std::process::Command;
+
+use convoke_protocol::framing::Framing;
+
+use crate::harness::http::metric;
+use crate::harness::{Setup, TestClient, eventually};
+
+fn config(url: &str, prefix: &str) -> Setup {
+    Setup::config(&format!("[node]\nid = \"n1\"\n[redis]\nurl = \"redis://{url}/\"\nprefix = \"{prefix}\"\n"))
+}
+
+/// What Redis says.
+fn ask(server: &str, command: &[&str]) -> String {
+    let (host, port) = server.rsplit_once(':').unwrap();
+    let output = Command::new("redis-cli").args(["-h", host, "-p", port]).args(command).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs a Redis: CONVOKE_TEST_REDIS=host:port"]
+async fn others_see_who_is_online() {
+    let server = std::env::var("CONVOKE_TEST_REDIS").expect("CONVOKE_TEST_REDIS=host:port names a Redis");
+    let prefix = format!("it{}:", std::process::id());
+    let mut node = config(&server, &prefix).start().await;
+    let alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
+    let _tablet = TestClient::login(&node, Framing::Tcp, "alice", "tablet").await;
+    let key = format!("{prefix}sessions:alice");
+    let devices = async |expected: &str| {
+        eventually(expected, async || {
+            (ask(&server, &["HKEYS", &key]).split_whitespace().collect::<Vec<_>>().join(" ") == expected)
+                .then_some(())
+        })
+        .await;
+    };
+    devices("phone tablet").await;
+    assert!(ask(&server, &["HGET", &key, "phone"]).starts_with("n1 "));
+    drop(alice);
+    devices("tablet").await;
+    let seen: u64 = ask(&server, &["GET", &format!("{prefix}seen:alice")]).trim().parse().unwrap();
+    assert!(seen > 1_700_000_000_000, "{seen}");
+    // A stop in order leaves nobody online.
+    node.stop().await;
+    assert_eq!(ask(&server, &["HKEYS", &key]).trim(), "");
+}
+
+#[tokio::test]
+async fn without_redis_everything_goes_on() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut node = config(&free.to_string(), "x:").start().await;
+    let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
+    eventually("it is seen to be away", async || {
+        (metric(&node, "convoke_redis_away").await > 0.0).then_some(())
+    })
+    .await;
+    alice.say("bob", "hello").await;
+    let replaced = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
+    drop(replaced);
+    node.stop().await;
+}
