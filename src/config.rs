@@ -17,7 +17,7 @@ pub mod log;
 pub mod messages;
 pub mod net;
 pub mod node;
-pub mod redis;
+pub mod presence;
 pub mod reload;
 pub mod retention;
 pub mod section;
@@ -129,7 +129,7 @@ config! {
     storage: storage::Storage,
     scylla: cql::Scylla,
     cluster: cluster::Cluster,
-    redis: redis::Redis,
+    redis: presence::Redis,
     log: log::Log,
     traces: traces::Traces,
 }

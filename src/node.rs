@@ -15,8 +15,8 @@
 mod admin_api;
 mod engine;
 mod faults;
+mod online;
 mod retention;
-mod shared;
 mod store;
 mod supervisor;
 
@@ -36,7 +36,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::admin_api::{Behind, NodeAdmin};
 use self::engine::{SessionEngine, core_limits, session_rules};
 use self::faults::Faults;
-use self::shared::SharedSessions;
+use self::online::OnlineCopy;
 use self::store::{NodeStore, Ownership};
 use self::supervisor::Supervisor;
 use crate::actors::conversation::Surroundings;
@@ -125,7 +125,7 @@ struct Node {
     config: Config,
     store: NodeStore,
     membership: Option<Membership>,
-    shared: Option<Arc<SharedSessions>>,
+    online: Option<Arc<OnlineCopy>>,
     services: Arc<Services>,
     net: Net<SessionEngine>,
     admin: AdminHandle,
@@ -145,7 +145,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let watched = store.clone();
         metrics.watch_store(move || watched.numbers());
-        let (services, shared) =
+        let (services, online) =
             start_actors(&setup, &store, ownership.owner.clone(), verifier, metrics).await?;
         let Services { conversations, supervisor, .. } = &*services;
         let membership = ownership.join(&store, &config, setup.clock, conversations, supervisor).await?;
@@ -188,7 +188,7 @@ impl Node {
         start_sweeps(&services, config.conversations.passivate_after_ms.duration());
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
-        Ok(Self { config, store, membership, shared, services, net, admin, stopping })
+        Ok(Self { config, store, membership, online, services, net, admin, stopping })
     }
 
     async fn stop(self) -> anyhow::Result<()> {
@@ -209,8 +209,8 @@ impl Node {
             tracing::warn!("not all shards could be given back in time: others take them after the lease");
         }
         self.store.shutdown().await;
-        if let Some(shared) = &self.shared {
-            shared.shutdown().await;
+        if let Some(online) = &self.online {
+            online.shutdown().await;
         }
         let services = self.services.clone();
         tokio::task::spawn_blocking(move || services.traces.shutdown()).await?;
@@ -226,16 +226,16 @@ async fn start_actors(
     owner: Owner,
     verifier: Verifier,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<(Arc<Services>, Option<Arc<SharedSessions>>)> {
+) -> anyhow::Result<(Arc<Services>, Option<Arc<OnlineCopy>>)> {
     let (config, clock) = (&setup.config, setup.clock);
     let (supervisor, cell) = Supervisor::start().await?;
     let stripes = std::thread::available_parallelism().map_or(1, usize::from);
     let sessions = SessionTable::default();
-    let shared = SharedSessions::start(config, clock, &sessions)?;
-    if let Some(shared) = shared.clone() {
-        metrics.watch_redis(move || shared.numbers());
+    let online = OnlineCopy::start(config, clock, &sessions)?;
+    if let Some(online) = online.clone() {
+        metrics.watch_redis(move || online.numbers());
     }
-    let copy = shared.clone().map(|shared| shared as Arc<dyn DirectoryCopy>);
+    let copy = online.clone().map(|online| online as Arc<dyn DirectoryCopy>);
     let directory = Directory::start(stripes, copy, &cell).await?;
     let hub = Hub::start(stripes, sessions.clone(), clock, &cell).await?;
     let stores = store.stores();
@@ -276,7 +276,7 @@ async fn start_actors(
         refused_logins: LineLimit::per_second(REFUSED_LOGINS_LOGGED_PER_S),
         supervisor: cell,
     });
-    Ok((services, shared))
+    Ok((services, online))
 }
 
 fn net_config(config: &Config) -> NetConfig {

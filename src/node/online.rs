@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::storage::redis::{RedisConfig, RedisStore, SessionCopy};
 
 /// Redis, as the directory's copy.
-pub(super) struct SharedSessions {
+pub(super) struct OnlineCopy {
     store: RedisStore,
     names: Names,
     clock: Clock,
@@ -35,7 +35,7 @@ impl Names {
     }
 }
 
-impl SharedSessions {
+impl OnlineCopy {
     /// Begins to write, if the configuration names a Redis. Does not wait for it.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl SharedSessions {
     }
 }
 
-impl DirectoryCopy for SharedSessions {
+impl DirectoryCopy for OnlineCopy {
     fn came(&self, session: &SessionShared) {
         let copy = self.names.copy(session);
         self.store.put_session(session.user.clone(), session.device.clone(), copy);
