@@ -185,7 +185,7 @@ impl Node {
         let has_page = config.websocket.chat && file.ws.ip().is_loopback() && !config.tls.applies_to(file.ws);
         let token = |user: &str| Some(link_key.sign(&UserId::new(user).ok()?, Role::User, LINK_TTL));
         announce(&file, data, if has_page { &token } else { &|_| None });
-        start_sweeps(&services, config.conversations.passivate_after_ms.duration());
+        start_sweeps(&services, membership.clone(), config.conversations.passivate_after_ms.duration());
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
         Ok(Self { config, store, membership, online, services, net, admin, stopping })
@@ -339,7 +339,7 @@ fn announce(file: &NodeFile, data: &Path, token: &dyn Fn(&str) -> Option<String>
     let _ = write!(std::io::stderr().lock(), "{text}");
 }
 
-fn start_sweeps(services: &Arc<Services>, idle: Duration) {
+fn start_sweeps(services: &Arc<Services>, membership: Option<Membership>, idle: Duration) {
     let swept = services.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(SESSION_SWEEP);
@@ -354,6 +354,9 @@ fn start_sweeps(services: &Arc<Services>, idle: Duration) {
         loop {
             ticks.tick().await;
             conversations.sweep(idle);
+            if let Some(membership) = &membership {
+                membership.renew(conversations.worn());
+            }
         }
     });
 }

@@ -201,12 +201,18 @@ pub struct StampSource {
     pub epoch: Epoch,
     /// The number of the next one.
     pub next: Arc<AtomicU64>,
+    /// Whether nobody else ever writes: then stamps order nothing, and may begin again.
+    pub is_permanent: bool,
 }
 
 impl StampSource {
     /// A stamp that no write of the shard had.
+    ///
+    /// # Panics
+    /// If an epoch's stamps are used up: the shard is claimed anew long before.
     pub fn fresh(&self) -> WriteStamp {
-        WriteStamp::new(self.epoch, self.next.fetch_add(1, Ordering::Relaxed))
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        WriteStamp::new(self.epoch, if self.is_permanent { n % WriteStamp::PER_EPOCH } else { n })
     }
 }
 

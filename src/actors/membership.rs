@@ -23,7 +23,7 @@ use crate::cluster::lease::LeaseTimes;
 use crate::cluster::membership::{Incarnation, NodeId, PeerRow};
 use crate::cluster::owner::{Gates, WantsConfirmation};
 use crate::cluster::ownership::{Input, Moment, Output, Ownership};
-use crate::cluster::shard_map::ShardMap;
+use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::cluster::store::{Beat, OwnershipStore};
 
 /// How often time is told to the core.
@@ -37,6 +37,7 @@ enum Message {
     Tick,
     Happened(Incarnation, Input<Waiter>),
     Wants(WantsConfirmation),
+    Renew(ShardId),
     Drain,
     /// The own row is gone, or that was not possible: it goes by itself.
     Left,
@@ -104,6 +105,17 @@ impl Membership {
         let mut standing = self.standing.clone();
         let there = standing.wait_for(|standing| standing.open >= shards);
         matches!(tokio::time::timeout(within, there).await, Ok(Ok(_)))
+    }
+
+    /// The write stamps of these shards are nearly used up: they are claimed anew, in a later epoch.
+    pub fn renew(&self, shards: impl IntoIterator<Item = ShardId>) {
+        for shard in shards {
+            tracing::info!(
+                shard = shard.0,
+                "a shard is claimed anew, for its write stamps are nearly used up"
+            );
+            let _ = self.actor.cast(Message::Renew(shard));
+        }
     }
 
     /// Gives everything back, and waits until that is done, at most so long; says whether it is.
@@ -212,6 +224,7 @@ impl Actor for MembershipActor {
             // An answer to a life that is over.
             Message::Happened(..) => return Ok(()),
             Message::Wants(WantsConfirmation { shard, epoch, tell }) => Input::Durable(shard, epoch, tell),
+            Message::Renew(shard) => Input::Renew(shard),
             Message::Drain => {
                 state.draining = true;
                 Input::Drain

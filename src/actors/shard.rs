@@ -34,7 +34,7 @@ use crate::actors::reply::Reply;
 use crate::auth::Role;
 use crate::cluster::owner::Owner;
 use crate::cluster::shard_map::{ShardId, ShardMap};
-use crate::storage::ReadError;
+use crate::storage::{ReadError, WriteStamp};
 use crate::telemetry::metrics::ActorKind;
 
 enum Message {
@@ -356,6 +356,18 @@ impl Conversations {
         false
     }
 
+    /// Shards whose write stamps are nearly used up: so many are left that giving them back takes none of the last.
+    pub fn worn(&self) -> Vec<ShardId> {
+        const NEARLY: u64 = WriteStamp::PER_EPOCH / 8 * 7;
+        let used = |slot: &Slot| slot.next_stamp.load(Ordering::Relaxed);
+        (0..)
+            .map(ShardId)
+            .zip(&self.0.slots)
+            .filter(|(_, slot)| used(slot) >= NEARLY)
+            .map(|(shard, _)| shard)
+            .collect()
+    }
+
     /// A shard is served in a new epoch: its write stamps begin anew.
     pub fn begin_epoch(&self, shard: ShardId) {
         self.0.slots[shard.0 as usize].next_stamp.store(0, Ordering::Relaxed);
@@ -493,7 +505,8 @@ impl ShardActor {
         };
         let slot = &shared.slots[self.shard.0 as usize];
         let Some(epoch) = shared.owner.epoch(self.shard) else { return request.refuse(not_ours()) };
-        let stamps = StampSource { epoch, next: slot.next_stamp.clone() };
+        let stamps =
+            StampSource { epoch, next: slot.next_stamp.clone(), is_permanent: shared.owner.is_permanent() };
         let activation = Activation {
             conversation: conversation.clone(),
             owner: shared.owner.clone(),

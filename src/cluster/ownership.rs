@@ -62,6 +62,8 @@ pub enum Input<T> {
     ShardClosed(ShardId),
     /// This was written in a shard's epoch, is durable, and wants a confirmation.
     Durable(ShardId, Epoch, T),
+    /// The write stamps of the shard's epoch are nearly used up: it is given back and claimed anew.
+    Renew(ShardId),
     /// Give everything back.
     Drain,
 }
@@ -126,6 +128,8 @@ pub struct Ownership<T> {
     shards: Vec<ShardClaim>,
     /// Whether this node should own the shard.
     wanted: Vec<bool>,
+    /// Shards that are given back although they are wanted, to be claimed anew.
+    renewing: BTreeSet<ShardId>,
     joined: bool,
     draining: bool,
     dead: bool,
@@ -149,6 +153,7 @@ impl<T> Ownership<T> {
             confirm: ConfirmLine::new(),
             shards: vec![ShardClaim::new(me); shards],
             wanted: vec![false; shards],
+            renewing: BTreeSet::new(),
             joined: false,
             draining: false,
             dead: false,
@@ -192,6 +197,11 @@ impl<T> Ownership<T> {
                     outputs.push(Output::ReadFence);
                 }
                 return;
+            }
+            Input::Renew(shard) => {
+                if self.open(shard).is_some() {
+                    self.renewing.insert(shard);
+                }
             }
             Input::Drain => {
                 self.draining = true;
@@ -313,14 +323,19 @@ impl<T> Ownership<T> {
             if running >= MAX_STATEMENTS {
                 break;
             }
-            let wanted = self.wanted[index];
+            let shard = ShardId(u32::try_from(index).unwrap_or(u32::MAX));
+            let mut renewing = !self.renewing.is_empty() && self.renewing.contains(&shard);
+            if renewing && self.shards[index].is_given_back() {
+                self.renewing.remove(&shard);
+                renewing = false;
+            }
+            let wanted = self.wanted[index] && !renewing;
             if !wanted && !self.is_concerned(index) {
                 continue;
             }
             let Some(todo) = self.shards[index].next(wanted, |owner| self.fences.is_durable(owner)) else {
                 continue;
             };
-            let shard = ShardId(u32::try_from(index).unwrap_or(u32::MAX));
             running += 1;
             match todo {
                 Todo::Read => outputs.push(Output::ReadShard(shard)),

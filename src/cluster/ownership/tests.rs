@@ -284,6 +284,25 @@ fn a_node_that_restarts_does_not_wait_for_its_own_lease() {
 }
 
 #[test]
+fn a_shard_whose_stamps_are_used_up_is_claimed_anew() {
+    let mut cluster = Cluster::new(7, 2, 30);
+    cluster.pass(10_000);
+    let worn = (0..SHARDS).map(ShardId).find(|shard| cluster.nodes[0].core.open(*shard).is_some());
+    let worn = worn.expect("it has some");
+    let epoch = cluster.nodes[0].core.open(worn).expect("open");
+    cluster.tell(0, Input::Renew(worn));
+    cluster.pass(10_000);
+    assert!(cluster.nodes[0].core.open(worn).is_some_and(|renewed| renewed > epoch));
+    assert_eq!(cluster.loads(), [6, 6]);
+    assert!(cluster.nodes.iter().all(|node| node.over.is_none()));
+    // One that is not served here has nothing to renew.
+    let other = (0..SHARDS).map(ShardId).find(|shard| cluster.nodes[1].core.open(*shard).is_some());
+    cluster.tell(0, Input::Renew(other.expect("it has some")));
+    cluster.pass(2_000);
+    assert_eq!(cluster.loads(), [6, 6]);
+}
+
+#[test]
 fn a_drained_node_gives_back_all_and_dies_of_nothing() {
     let mut cluster = Cluster::new(5, 3, 30);
     cluster.pass(10_000);
@@ -329,6 +348,9 @@ fn whatever_happens_one_node_at_a_time_confirms() {
         for _ in 0..12 {
             let at = cluster.rng.random_range(0..cluster.nodes.len());
             cluster.nodes[at].paused_until = cluster.now_ms + cluster.rng.random_range(0..7_000);
+            let (node, shard) =
+                (cluster.rng.random_range(0..cluster.nodes.len()), cluster.rng.random_range(0..SHARDS));
+            cluster.tell(node, Input::Renew(ShardId(shard)));
             let ms = cluster.rng.random_range(1..30) * 200;
             cluster.pass(ms);
             cluster.restart_the_dead();
