@@ -518,6 +518,7 @@ impl State {
     fn sleep_if_idle(&mut self, myself: &ActorRef<Message>) {
         if let Phase::Serving(serving) = &mut self.phase
             && serving.is_idle()
+            && !serving.keeps_hint_first(&self.activation)
         {
             serving.end(&self.activation);
             self.phase = Phase::Asleep;

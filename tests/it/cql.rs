@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::harness::client::conversation;
 use crate::harness::command::finished;
+use crate::harness::http::metric;
 use crate::harness::load::Load;
 use crate::harness::{Setup, TestClient, TestNode, eventually};
 
@@ -108,6 +109,29 @@ async fn a_node_that_slept_answers_nothing_that_the_next_owner_does_not_have() {
     next.start_again().await;
     load.settle(&next).await;
     next.stop().await;
+    cluster.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_conversation_that_sleeps_is_read_without_waking_it() {
+    let cluster = Cluster::with_schema().await;
+    let config =
+        cluster.config("one").replace("[conversations]\n", "[conversations]\npassivate_after_ms = 1000\n");
+    let mut node = Setup::config(&config).start().await;
+    let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
+    for text in ["one", "two", "three"] {
+        alice.say("bob", text).await;
+    }
+    eventually("it sleeps", async || {
+        (metric(&node, "convoke_conversations_active").await == 0.0).then_some(())
+    })
+    .await;
+    // Its end is known by the hint that was kept before it slept.
+    let mut bob = TestClient::login(&node, Framing::Tcp, "bob", "phone").await;
+    assert_eq!(bob.pull_all(&conversation("alice", "bob")).await.len(), 3);
+    assert_eq!(metric(&node, "convoke_conversations_active").await, 0.0);
+    node.stop().await;
     cluster.check().await;
 }
 

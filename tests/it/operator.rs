@@ -162,3 +162,18 @@ async fn a_backup_under_load_has_what_was_acknowledged_before_it() {
     assert_eq!(messages.first().map(|message| message.seq), Some(before.seq));
     alice.say("bob", "after it").await;
 }
+
+#[tokio::test]
+async fn the_store_of_a_killed_node_is_backed_up_though_its_node_json_is_still_there() {
+    let mut node = TestNode::start().await;
+    let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
+    alice.say("bob", "before it was killed").await;
+    node.kill().await;
+    assert!(node.data().join("node.json").exists());
+    let (data, file) = (node.data().to_str().unwrap().to_owned(), node.home().join("killed.backup"));
+    let name = file.to_str().unwrap().to_owned();
+    finished(["backup", &name, "--data", &data]).await.good();
+    let restored = node.home().join("restored");
+    finished(["restore", &name, "--data", restored.to_str().unwrap()]).await.good();
+    finished(["check", "--data", restored.to_str().unwrap()]).await.good();
+}

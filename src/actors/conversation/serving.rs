@@ -68,7 +68,12 @@ pub(super) struct Serving {
     wake: Option<Duration>,
     /// To be trimmed by this rule once the hint is kept.
     retain: Option<Retention>,
+    /// Whether the hint was asked for because it is to sleep.
+    hinted_to_sleep: bool,
 }
+
+/// Confirmed rows above the hint, at which it is kept anew where others may own the conversation next.
+const HINT_EVERY: u64 = 200;
 
 impl Serving {
     pub(super) fn begin(activation: &Activation, handle: &ConversationHandle, beginning: Beginning) -> Self {
@@ -91,6 +96,7 @@ impl Serving {
             reset: false,
             wake: None,
             retain: None,
+            hinted_to_sleep: false,
         };
         serving.watch_all(activation);
         serving
@@ -128,6 +134,7 @@ impl Serving {
 
     pub(super) fn request(&mut self, activation: &Activation, request: Request) {
         let now = activation.surroundings.clock.now();
+        self.hinted_to_sleep = false;
         match request {
             Request::Send(command, owed) => {
                 let mut effects = Vec::new();
@@ -237,7 +244,23 @@ impl Serving {
         let mut effects = Vec::new();
         let now = activation.surroundings.clock.now();
         self.core.confirmed(still_owner, now, &mut self.ids, &mut effects);
+        if self.core.hint_lag() >= HINT_EVERY {
+            self.core.propose_hint(&mut self.ids, &mut effects);
+        }
         self.perform(activation, effects);
+    }
+
+    /// Before it sleeps, where others may own it next: keeps the hint, so that nobody has to read the log to know its end.
+    /// Says whether there was something to keep; it is asked for once.
+    pub(super) fn keeps_hint_first(&mut self, activation: &Activation) -> bool {
+        if activation.owner.is_permanent() || self.hinted_to_sleep || self.core.hint_lag() == 0 {
+            return false;
+        }
+        self.hinted_to_sleep = true;
+        let mut effects = Vec::new();
+        self.core.propose_hint(&mut self.ids, &mut effects);
+        self.perform(activation, effects);
+        true
     }
 
     pub(super) fn trimmed(&mut self, start: Option<LogStart>) {

@@ -160,6 +160,11 @@ impl<R> ConversationCore<R> {
         }
     }
 
+    /// How many confirmed rows lie above the hint: what a later owner would read for nothing.
+    pub fn hint_lag(&self) -> u64 {
+        self.hints.lag(self.commit.base().0)
+    }
+
     /// The hint is durable, and a confirmation that began after that has ended; or it may not be kept (`None`).
     pub fn hinted(&mut self, still_owner: Option<bool>) {
         match still_owner {

@@ -42,6 +42,11 @@ impl<I: Copy> HintLine<I> {
         Some(base)
     }
 
+    /// How many rows a new owner would read beyond the confirmed hint.
+    pub fn lag(&self, base: Seq) -> u64 {
+        base.0.saturating_sub(self.settled.0)
+    }
+
     /// The hint may not have been kept: a later one is proposed anew.
     pub fn give_up(&mut self) {
         if matches!(self.stage, Stage::Writing(..)) {
@@ -94,6 +99,7 @@ mod tests {
         hints.confirmed(true);
         assert_eq!([hints.trim_below(Seq(9)), hints.trim_below(Seq(2))], [Seq(3), Seq(2)]);
         assert_eq!(hints.propose((Seq(3), 33)), None);
+        assert_eq!([hints.lag(Seq(7)), hints.lag(Seq(3)), hints.lag(Seq::ZERO)], [4, 0, 0]);
     }
 
     #[test]
