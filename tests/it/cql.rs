@@ -2,13 +2,16 @@
 //!
 //! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use convoke_protocol::framing::Framing;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::harness::client::conversation;
-use crate::harness::command::finished;
+use crate::harness::command::{finished, run};
 use crate::harness::http::metric;
 use crate::harness::load::Load;
 use crate::harness::{Setup, TestClient, TestNode, eventually};
@@ -21,21 +24,26 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
+        Self::on(std::env::var("CONVOKE_TEST_CQL").expect("CONVOKE_TEST_CQL=host:port names a CQL server"))
+    }
+
+    fn on(server: String) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server =
-            std::env::var("CONVOKE_TEST_CQL").expect("CONVOKE_TEST_CQL=host:port names a CQL server");
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { server, keyspace: format!("it_{}_{n}", std::process::id()) }
     }
 
     async fn with_schema() -> Self {
-        let cluster = Self::new();
+        Self::new().made().await
+    }
+
+    async fn made(self) -> Self {
         let home = tempfile::tempdir().unwrap();
         let config = home.path().join("node.toml");
-        std::fs::write(&config, cluster.config("any")).unwrap();
+        std::fs::write(&config, self.config("any")).unwrap();
         let config = config.to_str().unwrap();
         finished(["schema", "apply", "--config", config, "--replication", "1"]).await.good();
-        cluster
+        self
     }
 
     /// Few shards, so that a start is quick; patient with a server that shares its processor with a build.
@@ -109,6 +117,63 @@ async fn a_node_that_slept_answers_nothing_that_the_next_owner_does_not_have() {
     next.start_again().await;
     load.settle(&next).await;
     next.stop().await;
+    cluster.check().await;
+}
+
+/// A server of its own, which a test may stop; killed at the end.
+struct OwnServer(TempDir);
+
+impl OwnServer {
+    async fn start() -> (Self, String) {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = script();
+        command.arg("start").arg(home.path()).env("CONVOKE_CQL_QUICK_SCHEMA", "1");
+        let server = Self(home);
+        let address = run(command, Vec::new()).await.good().trim().to_owned();
+        (server, address)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = std::fs::read_to_string(self.0.path().join("1/pid")).unwrap();
+        kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), signal).unwrap();
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        let _ = script().arg("stop").arg(self.0.path()).status();
+    }
+}
+
+fn script() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cql-nodes"))
+}
+
+/// Nobody can write a beat, a row or a confirmation: the node takes itself for dead, and begins anew when it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "starts a CQL node by scripts/cql-nodes: Maven, Java 17"]
+async fn servers_that_are_away_for_longer_than_a_lease_lose_nothing() {
+    let (server, address) = OwnServer::start().await;
+    let cluster = Cluster::on(address).made().await;
+    // Who waits is told so before long, and tries again.
+    let config = cluster.config("one").replace("answer_within_ms = 30000", "answer_within_ms = 2000");
+    let mut node = Setup::config(&config.replace("deadline_ms = 20000", "deadline_ms = 5000")).start().await;
+    let mut load = Load::of_pairs(2);
+    let running = load.start(&node).await;
+    running.acked(50).await;
+    server.signal(Signal::STOP);
+    eventually("it takes itself for dead", async || {
+        node.stderr().contains("this life of the node is over").then_some(())
+    })
+    .await;
+    server.signal(Signal::CONT);
+    running.acked_again(50).await;
+    node.kill().await;
+    load.ended(running).await;
+    load.forget_refusals();
+    node.start_again().await;
+    load.settle(&node).await;
+    node.stop().await;
     cluster.check().await;
 }
 

@@ -124,6 +124,15 @@ impl Load {
 }
 
 impl Running {
+    /// Waits until so many more sends were acknowledged, however many are refused meanwhile.
+    pub(crate) async fn acked_again(&self, count: u64) {
+        let before = self.acks.load(Ordering::Relaxed);
+        super::eventually("acks again", async || {
+            (self.acks.load(Ordering::Relaxed) >= before + count).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until so many sends were acknowledged since the start.
     pub(crate) async fn acked(&self, count: u64) {
         super::eventually("acks under load", async || {
