@@ -149,6 +149,9 @@ impl Node {
             start_actors(&setup, &store, ownership.owner.clone(), verifier, metrics).await?;
         let Services { conversations, supervisor, .. } = &*services;
         let membership = ownership.join(&store, &config, setup.clock, conversations, supervisor).await?;
+        if let Some(membership) = membership.clone() {
+            services.metrics.watch_cluster(move || store::cluster_state(&membership));
+        }
         let net = Net::new(Arc::new(SessionEngine::new(services.clone(), &config)), net_config(&config));
         let counters = net.counters().clone();
         services.metrics.watch_door(move || engine::door_numbers(&counters));

@@ -1,6 +1,7 @@
 //! What a node tells about itself: numbers for machines ([`metrics`]) and lines for people ([`logging`]).
 
 pub mod audit;
+pub mod cluster;
 pub mod door;
 pub mod line_limit;
 pub mod logging;

@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore, StoreMemory};
 use crate::storage::scylla::ScyllaStore;
 use crate::storage::{Health, Stores};
+use crate::telemetry::cluster::ClusterState;
 use crate::telemetry::store::StoreNumbers;
 
 /// Between two looks at the other nodes of a cluster.
@@ -158,6 +159,12 @@ async fn open_embedded(config: &Config, faults: Option<&Arc<Faults>>) -> anyhow:
     };
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&data, embedded)).await??;
     Ok(Arc::new(store))
+}
+
+/// The node's part in its cluster, as the metrics show it.
+pub(super) fn cluster_state(membership: &Membership) -> ClusterState {
+    let standing = membership.standing();
+    ClusterState { shards: standing.open as u64, lives_over: standing.deaths }
 }
 
 /// Who owns the node's shards, and who wants confirmations from a membership that is not started yet.

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::cluster::ClusterState;
 use super::door::DoorNumbers;
 use super::process::ProcessCollector;
 use super::redis::RedisState;
@@ -221,6 +222,7 @@ pub struct Metrics {
     store: Source<StoreNumbers>,
     door: Source<DoorNumbers>,
     redis: Source<RedisState>,
+    cluster: Source<ClusterState>,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -268,10 +270,12 @@ impl Metrics {
         let r = &mut registry;
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_collector(Box::new(ProcessCollector));
-        let (store, door, redis) = (Source::default(), Source::default(), Source::default());
+        let (store, door) = (Source::default(), Source::default());
+        let (redis, cluster) = (Source::default(), Source::default());
         r.register_collector(Box::new(store.clone()));
         r.register_collector(Box::new(door.clone()));
         r.register_collector(Box::new(redis.clone()));
+        r.register_collector(Box::new(cluster.clone()));
         let types = Request::TYPES.iter().map(|(_, name)| *name).chain(["unknown"]);
         Self {
             connections: per_framing(r, "connections", "Open connections"),
@@ -328,6 +332,7 @@ impl Metrics {
             store,
             door,
             redis,
+            cluster,
             registry: std::sync::Arc::new(registry),
         }
     }
@@ -416,6 +421,11 @@ impl Metrics {
     /// Names the listeners that are asked at each scrape; the first ones named stay.
     pub fn watch_door(&self, numbers: impl Fn() -> DoorNumbers + Send + Sync + 'static) -> bool {
         self.door.watch(numbers)
+    }
+
+    /// Names what is asked about the cluster at each scrape; the first one named stays.
+    pub fn watch_cluster(&self, state: impl Fn() -> ClusterState + Send + Sync + 'static) -> bool {
+        self.cluster.watch(state)
     }
 
     /// Names what is asked about Redis at each scrape; the first one named stays.

@@ -168,6 +168,7 @@ async fn servers_that_are_away_for_longer_than_a_lease_lose_nothing() {
     .await;
     server.signal(Signal::CONT);
     running.acked_again(50).await;
+    assert!(metric(&node, "convoke_cluster_lives_over_total").await >= 1.0);
     node.kill().await;
     load.ended(running).await;
     load.forget_refusals();
@@ -184,6 +185,7 @@ async fn a_conversation_that_sleeps_is_read_without_waking_it() {
     let config =
         cluster.config("one").replace("[conversations]\n", "[conversations]\npassivate_after_ms = 1000\n");
     let mut node = Setup::config(&config).start().await;
+    assert_eq!(metric(&node, "convoke_cluster_shards").await, 32.0);
     let mut alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
     for text in ["one", "two", "three"] {
         alice.say("bob", text).await;
