@@ -17,6 +17,7 @@ use crate::actors::membership::{Membership, MembershipSetup};
 use crate::actors::shard::Conversations;
 use crate::clock::Clock;
 use crate::cluster::lease::LeaseTimes;
+use crate::cluster::membership::PeerRow;
 use crate::cluster::owner::{Owner, WantsConfirmation};
 use crate::cluster::shard_map::ShardMap;
 use crate::cluster::store::OwnershipStore as _;
@@ -118,26 +119,31 @@ impl NodeStore {
 }
 
 /// Nodes do not speak to each other yet, so that only one can serve: a second one would answer for some conversations and
-/// refuse the others.
+/// refuse the others. And two processes with one name would fence each other for ever, each taking the other for its own
+/// former life.
 async fn expect_alone(store: &ScyllaStore, config: &Config) -> anyhow::Result<()> {
-    let others = async || -> anyhow::Result<Vec<_>> {
-        let mut rows = store.read_peers().await?;
-        rows.retain(|row| row.node.0 != config.node.id);
-        Ok(rows)
+    let before = store.read_peers().await?;
+    let is_other = |row: &PeerRow| row.node.0 != config.node.id;
+    let lease = config.cluster.lease_ms.duration();
+    // A row of a former life is there after a crash: two signs of life that do not come are enough to tell.
+    let patience = match before.iter().any(is_other) {
+        true => lease,
+        false if before.is_empty() => return Ok(()),
+        false => lease / 3 * 2,
     };
-    let before = others().await?;
-    if before.is_empty() {
-        return Ok(());
-    }
-    let patience = config.cluster.lease_ms.duration();
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < patience {
         tokio::time::sleep(LOOK).await;
-        for row in others().await? {
+        for row in store.read_peers().await? {
             let seen = before.iter().find(|seen| seen.incarnation == row.incarnation);
-            if seen.is_none_or(|seen| seen.beat != row.beat) {
-                bail!("node {:?} serves this cluster: only one node at a time can, so far", row.node.0);
+            if seen.is_some_and(|seen| seen.beat == row.beat) {
+                continue;
             }
+            let name = &row.node.0;
+            if is_other(&row) {
+                bail!("node {name:?} serves this cluster: only one node at a time can, so far");
+            }
+            bail!("another process runs as node {name:?}: stop it, or give this one a node.id of its own");
         }
     }
     Ok(())

@@ -219,6 +219,9 @@ async fn a_node_refuses_what_it_cannot_serve() {
     let node = cluster.node("one").start().await;
     let said = cluster.node("two").refused(&data).await.failed();
     assert!(said.contains("\"one\" serves this cluster"), "{said}");
+    // Under one name each would take the other for its own former life.
+    let said = cluster.node("one").refused(&data).await.failed();
+    assert!(said.contains("another process runs as node \"one\""), "{said}");
     migrating_is_refused(&cluster, &node).await;
 }
 
