@@ -88,10 +88,13 @@ pub fn run(setup: Setup) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(setup).await?;
-        signals.next().await;
+        let broken = tokio::select! {
+            () = signals.next() => None,
+            () = node.membership_ended() => Some("the node's part in its cluster ended: see the log"),
+        };
         tracing::info!("stopping; a second signal ends the process at once");
         tokio::select! {
-            stopped = node.stop() => stopped,
+            stopped = node.stop() => broken.map_or(stopped, |why| Err(anyhow::anyhow!(why))),
             () = signals.next() => abort(),
         }
     })
@@ -192,6 +195,14 @@ impl Node {
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
         Ok(Self { config, store, membership, online, services, net, admin, stopping })
+    }
+
+    /// Waits until this node cannot own anything any more; for ever on the embedded store.
+    async fn membership_ended(&self) {
+        match &self.membership {
+            Some(membership) => membership.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     async fn stop(self) -> anyhow::Result<()> {

@@ -5,7 +5,8 @@
 //! the node in which they were sent: a life that is over takes no more answers.
 //!
 //! # Supervision
-//! Linked to the node's actor. When it panics, no confirmation is given any more, so nothing is acknowledged; the node ends.
+//! Linked to the node's actor. When it panics, no confirmation is given any more, so nothing is acknowledged; the node ends with
+//! an error ([`Membership::ended`]), for whoever watches it to start it again.
 //!
 //! # Lifecycle
 //! A life that is over (no beat for a lease, or fenced) closes all gates, and another begins at once, with another
@@ -105,6 +106,13 @@ impl Membership {
         let mut standing = self.standing.clone();
         let there = standing.wait_for(|standing| standing.open >= shards);
         matches!(tokio::time::timeout(within, there).await, Ok(Ok(_)))
+    }
+
+    /// Waits until it is over: it was stopped, or it panicked.
+    pub async fn ended(&self) {
+        let mut standing = self.standing.clone();
+        // It alone shows how it stands.
+        while standing.changed().await.is_ok() {}
     }
 
     /// The write stamps of these shards are nearly used up: they are claimed anew, in a later epoch.
