@@ -7,11 +7,11 @@ pub mod chat;
 pub mod check;
 pub mod completions;
 pub mod config;
-pub mod cql;
 pub mod credentials;
 pub mod migrate;
 pub mod schema;
 pub mod serve;
+pub mod stores;
 pub mod token;
 
 use std::process::ExitCode;

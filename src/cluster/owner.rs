@@ -5,6 +5,7 @@
 //! never opens again in an epoch in which it was closed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,8 @@ pub struct WantsConfirmation {
 #[derive(Debug)]
 pub struct Gates {
     gates: Box<[RwLock<Option<Epoch>>]>,
+    /// How many are open: asked for at each message of the membership.
+    open: AtomicUsize,
     wants: mpsc::Sender<WantsConfirmation>,
 }
 
@@ -53,7 +56,7 @@ impl Owner {
     pub fn claiming(shards: u32) -> (Self, mpsc::Receiver<WantsConfirmation>) {
         let (wants, wanted) = mpsc::channel(WANTS);
         let gates = (0..shards).map(|_| RwLock::new(None)).collect();
-        (Self::Claimed(Arc::new(Gates { gates, wants })), wanted)
+        (Self::Claimed(Arc::new(Gates { gates, open: AtomicUsize::new(0), wants })), wanted)
     }
 
     /// The epoch in which a shard is served here, if it is.
@@ -98,27 +101,19 @@ impl Owner {
 impl Gates {
     /// Opens a shard's gate.
     pub fn open(&self, shard: ShardId, epoch: Epoch) {
-        *self.gates[shard.0 as usize].write() = Some(epoch);
+        let before = self.gates[shard.0 as usize].write().replace(epoch);
+        self.open.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
     }
 
     /// Closes a shard's gate, after whoever holds it open.
     pub fn close(&self, shard: ShardId) {
-        *self.gates[shard.0 as usize].write() = None;
+        let before = self.gates[shard.0 as usize].write().take();
+        self.open.fetch_sub(usize::from(before.is_some()), Ordering::Relaxed);
     }
 
     /// How many are open.
     pub fn count_open(&self) -> usize {
-        self.gates.iter().filter(|gate| gate.read().is_some()).count()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.gates.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.gates.is_empty()
+        self.open.load(Ordering::Relaxed)
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::cql::{CqlArgs, block_on};
+use super::stores::{CqlArgs, block_on};
 use crate::storage::embedded;
 use crate::storage::scylla::{ScyllaStore, check as check_cluster};
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::cql::{CqlArgs, block_on};
+use super::stores::{CqlArgs, block_on, embedded};
 use crate::config::Config;
 use crate::storage::Stores;
 use crate::storage::copy::{self, Place, Side};
-use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::storage::embedded::EmbeddedStore;
 use crate::storage::scylla::{ScyllaConfig, ScyllaStore};
 
 /// How far a copy is, in the directory of the embedded store.
@@ -155,15 +155,7 @@ fn expect_store(to_servers: bool, dir: &Path, goes_on: bool) -> anyhow::Result<(
 }
 
 async fn open(dir: &Path, config: &Config) -> anyhow::Result<Arc<EmbeddedStore>> {
-    let storage = &config.storage;
-    let embedded = EmbeddedConfig {
-        shards: config.node.shards,
-        queue_bytes: storage.queue_bytes,
-        cache_bytes: storage.cache_bytes,
-        memtable_bytes: storage.memtable_bytes,
-        ..EmbeddedConfig::default()
-    };
-    let path = dir.to_owned();
+    let (path, embedded) = (dir.to_owned(), embedded(config));
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, embedded)).await?;
     Ok(Arc::new(opened.with_context(|| format!("opening {}", dir.display()))?))
 }

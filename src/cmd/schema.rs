@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::cql::{CqlArgs, block_on};
+use super::stores::{CqlArgs, block_on};
 use crate::storage::scylla::schema::{KeyspaceOptions, SCHEMA_VERSION};
 use crate::storage::scylla::{apply_schema, schema_version};
 

@@ -21,7 +21,7 @@ use crate::cluster::membership::PeerRow;
 use crate::cluster::owner::{Owner, WantsConfirmation};
 use crate::cluster::shard_map::ShardMap;
 use crate::cluster::store::OwnershipStore as _;
-use crate::cmd::cql::servers;
+use crate::cmd::stores::{embedded, servers};
 use crate::config::Config;
 use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore, StoreMemory};
 use crate::storage::scylla::ScyllaStore;
@@ -151,18 +151,7 @@ async fn expect_alone(store: &ScyllaStore, config: &Config) -> anyhow::Result<()
 
 async fn open_embedded(config: &Config, faults: Option<&Arc<Faults>>) -> anyhow::Result<Arc<EmbeddedStore>> {
     let data = config.node.data.clone();
-    let storage = &config.storage;
-    let embedded = EmbeddedConfig {
-        shards: config.node.shards,
-        queue_bytes: storage.queue_bytes,
-        batch_bytes: storage.batch_bytes,
-        batch_appends: storage.batch_appends,
-        cache_bytes: storage.cache_bytes,
-        memtable_bytes: storage.memtable_bytes,
-        cursor_interval: storage.cursor_interval_ms.duration(),
-        reads: storage.reads,
-        fault: faults.map(Faults::hook),
-    };
+    let embedded = EmbeddedConfig { fault: faults.map(Faults::hook), ..embedded(config) };
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&data, embedded)).await??;
     Ok(Arc::new(store))
 }

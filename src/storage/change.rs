@@ -108,6 +108,18 @@ pub struct Projection {
 }
 
 impl Projection {
+    /// Writes nothing yet.
+    pub fn empty(conversation: &ConversationId, stamp: WriteStamp) -> Self {
+        Self {
+            conversation: conversation.clone(),
+            rows: Vec::new(),
+            group: None,
+            members: Vec::new(),
+            reactions: Vec::new(),
+            stamp,
+        }
+    }
+
     /// Nothing to be written.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.group.is_none() && self.members.is_empty() && self.reactions.is_empty()

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_protocol::id::{ConversationId, MessageId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, GroupId, MessageId, Seq, UserId};
 use convoke_protocol::request::changes::Retention;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::row::NO_MESSAGE;
 use super::walk::{UserRecord, UserTable, Walk};
 use super::{
-    Append, AppendDone, AppendError, ConversationSettings, Epoch, GroupRow, HiddenRows, LogRow, LogStart,
-    MemberRow, Projection, ReactionRow, ReadError, ReadLimit, SettingsChange, Stores, WriteError, WriteStamp,
-    values,
+    Append, AppendDone, AppendError, ConversationSettings, Epoch, GroupRow, HiddenRows, JoinRequestRow,
+    LogRow, LogStart, MemberRow, Projection, ReactionRow, ReadError, ReadLimit, SettingsChange, Stores,
+    WriteError, WriteStamp, values,
 };
 
 /// Conversations, or records of users, between two places that are kept.
@@ -221,17 +221,6 @@ async fn ended(write: impl Fn(AppendDone)) -> Result<(), AppendError> {
     .await
 }
 
-fn nothing_of(conversation: &ConversationId) -> Projection {
-    Projection {
-        conversation: conversation.clone(),
-        rows: Vec::new(),
-        group: None,
-        members: Vec::new(),
-        reactions: Vec::new(),
-        stamp: stamp(),
-    }
-}
-
 /// One thing of a conversation on its way.
 enum Part {
     Rows(Vec<LogRow>),
@@ -327,8 +316,21 @@ async fn reactions(
     Ok(found)
 }
 
+/// Everybody who waits to be let in.
+async fn join_requests(stores: &Stores, group: &GroupId) -> Result<Vec<JoinRequestRow>, ReadError> {
+    let mut requests: Vec<JoinRequestRow> = Vec::new();
+    loop {
+        let after = requests.last().map(|request| &request.user);
+        let page = stores.groups.join_requests(group, after, MEMBERS).await?;
+        if page.is_empty() {
+            return Ok(requests);
+        }
+        requests.extend(page);
+    }
+}
+
 async fn write_part(to: &Stores, id: &ConversationId, part: Part) -> Result<(), CopyError> {
-    let mut projection = nothing_of(id);
+    let mut projection = Projection::empty(id, stamp());
     match part {
         Part::Rows(rows) => {
             let append = Append { conversation: id.clone(), rows, stamp: stamp(), listed_for: Vec::new() };
@@ -346,16 +348,8 @@ async fn copy_conversation(from: &Side, to: &Stores, id: &ConversationId) -> Res
     let start = stores.log.start(id).await?;
     read_conversation(from, id, start, |part| write_part(to, id, part)).await?;
     if let Some(group) = id.group_id() {
-        let mut after: Option<UserId> = None;
-        loop {
-            let requests = stores.groups.join_requests(&group, after.as_ref(), MEMBERS).await?;
-            for request in &requests {
-                to.groups.put_join_request(&group, request).await?;
-            }
-            after = requests.last().map(|request| request.user.clone());
-            if after.is_none() {
-                break;
-            }
+        for request in join_requests(stores, &group).await? {
+            to.groups.put_join_request(&group, &request).await?;
         }
     }
     if start > LogStart::default() {
@@ -500,19 +494,13 @@ async fn summary_of(side: &Side, id: &ConversationId) -> Result<Summary, CopyErr
     .await?;
     summary = summary.add(parts);
     summary.heads = xxh3_64(&values::encode(&(id, head)));
-    let Some(group) = id.group_id() else { return Ok(summary) };
-    let mut after: Option<UserId> = None;
-    loop {
-        let requests = stores.groups.join_requests(&group, after.as_ref(), MEMBERS).await?;
-        for request in &requests {
+    if let Some(group) = id.group_id() {
+        for request in join_requests(stores, &group).await? {
             summary.join_requests += 1;
-            summary.take(b'j', &(id, request));
-        }
-        after = requests.last().map(|request| request.user.clone());
-        if after.is_none() {
-            return Ok(summary);
+            summary.take(b'j', &(id, &request));
         }
     }
+    Ok(summary)
 }
 
 /// Reads everything and says what there is.

@@ -68,19 +68,10 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
 async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_on_servers() {
-    const LIVES: u64 = 6;
     let cluster = Cluster::with_schema().await;
     let mut node = cluster.node("one").start().await;
     let mut load = Load::of_pairs(3);
-    for life in 0..LIVES {
-        let running = load.start(&node).await;
-        running.acked(20 + 37 * life % 101).await;
-        node.kill().await;
-        load.ended(running).await;
-        node.start_again().await;
-    }
-    load.settle(&node).await;
-    assert!(load.acks() > 20 * LIVES, "{}", load.acks());
+    load.outlives(&mut node, 6).await;
     node.stop().await;
     cluster.check().await;
 }

@@ -19,19 +19,9 @@ mod trace;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
-    const LIVES: u64 = 20;
     let mut node = TestNode::start().await;
     let mut load = Load::of_pairs(3);
-    for life in 0..LIVES {
-        let running = load.start(&node).await;
-        // Never at the same point of the work.
-        running.acked(20 + 37 * life % 101).await;
-        node.kill().await;
-        load.ended(running).await;
-        node.start_again().await;
-    }
-    load.settle(&node).await;
-    assert!(load.acks() > 20 * LIVES, "{}", load.acks());
+    load.outlives(&mut node, 20).await;
     node.stop().await;
     node.check().await;
 }

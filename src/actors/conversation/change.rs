@@ -350,14 +350,7 @@ pub fn projection(
     mut targets: Targets,
     stamp: WriteStamp,
 ) -> Projection {
-    let mut projection = Projection {
-        conversation: conversation.clone(),
-        rows: Vec::new(),
-        group: None,
-        members: Vec::new(),
-        reactions: Vec::new(),
-        stamp,
-    };
+    let mut projection = Projection::empty(conversation, stamp);
     let mut touched: Vec<Seq> = Vec::new();
     for entry in entries {
         let Some(change) = &entry.entry.change else { continue };

@@ -55,14 +55,7 @@ pub fn member_row(name: &str, version: u64) -> MemberRow {
 
 /// A projection of nothing.
 pub fn nothing_of(conversation: &ConversationId, stamp: u64) -> Projection {
-    Projection {
-        conversation: conversation.clone(),
-        rows: Vec::new(),
-        group: None,
-        members: Vec::new(),
-        reactions: Vec::new(),
-        stamp: WriteStamp::new(Epoch(1), stamp),
-    }
+    Projection::empty(conversation, WriteStamp::new(Epoch(1), stamp))
 }
 
 /// Projects and waits for the answer.

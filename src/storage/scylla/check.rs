@@ -12,8 +12,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::log::count_uncounted;
 use super::schema::SCHEMA_VERSION;
 use super::{ScyllaStore, WIDTH};
-use crate::cluster::shard_map::{ShardId, ShardMap};
-use crate::cluster::store::OwnershipStore as _;
+use crate::cluster::shard_map::ShardMap;
 use crate::storage::check::{CheckReport, LogCheck, Rule, is_done};
 use crate::storage::walk::{UserRecord, UserTable, Walk as _};
 use crate::storage::{
@@ -39,10 +38,7 @@ struct End {
 /// The servers cannot be read.
 pub async fn check(store: &ScyllaStore) -> Result<CheckReport, ReadError> {
     let shards = store.shards().await?;
-    let mut epochs = Vec::new();
-    for shard in 0..shards {
-        epochs.push(store.read_shard(ShardId(shard)).await?.epoch);
-    }
+    let epochs: Vec<Epoch> = store.all_shards().await?.into_iter().map(|(_, row)| row.epoch).collect();
     let format = SCHEMA_VERSION.unsigned_abs();
     let mut report = CheckReport { format, shards, ..CheckReport::default() };
     let map = ShardMap::new(shards);

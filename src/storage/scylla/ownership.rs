@@ -72,7 +72,8 @@ pub enum InUse {
 const TRIES: usize = 20;
 
 impl ScyllaStore {
-    async fn all_shards(&self) -> Result<Vec<(ShardId, ShardRow)>, ReadError> {
+    /// Every shard with its row, in order.
+    pub(super) async fn all_shards(&self) -> Result<Vec<(ShardId, ShardRow)>, ReadError> {
         let shards = self.shards().await?;
         let reads: Vec<_> = (0..shards).map(|shard| self.read_shard(ShardId(shard))).collect();
         let rows: Vec<ShardRow> = stream::iter(reads).buffered(WIDTH).try_collect().await?;

@@ -76,6 +76,20 @@ impl Load {
         self.acks.load(Ordering::Relaxed)
     }
 
+    /// Goes on while the node is killed and started again so many times; then everything is as the ledger says.
+    pub(crate) async fn outlives(&mut self, node: &mut TestNode, lives: u64) {
+        for life in 0..lives {
+            let running = self.start(node).await;
+            // Never at the same point of the work.
+            running.acked(20 + 37 * life % 101).await;
+            node.kill().await;
+            self.ended(running).await;
+            node.start_again().await;
+        }
+        self.settle(node).await;
+        assert!(self.acks() > 20 * lives, "{}", self.acks());
+    }
+
     /// Sends that were refused so far are no failure of what follows.
     pub(crate) fn forget_refusals(&mut self) {
         self.refusals.lock().unwrap().clear();

@@ -1,4 +1,4 @@
-//! Which CQL servers a command speaks to: those of a configuration, or those it is told.
+//! The stores that a configuration names, and which CQL servers a command speaks to: those, or others that it is told.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::clock::Clock;
 use crate::config::{Config, Overrides, environment};
+use crate::storage::embedded::EmbeddedConfig;
 use crate::storage::scylla::ScyllaConfig;
 
 /// The arguments that name the servers.
@@ -38,6 +39,22 @@ impl CqlArgs {
             scylla.keyspace.clone_from(keyspace);
         }
         Ok((config, scylla))
+    }
+}
+
+/// How a configuration wants the embedded store.
+pub fn embedded(config: &Config) -> EmbeddedConfig {
+    let storage = &config.storage;
+    EmbeddedConfig {
+        shards: config.node.shards,
+        queue_bytes: storage.queue_bytes,
+        batch_bytes: storage.batch_bytes,
+        batch_appends: storage.batch_appends,
+        cache_bytes: storage.cache_bytes,
+        memtable_bytes: storage.memtable_bytes,
+        cursor_interval: storage.cursor_interval_ms.duration(),
+        reads: storage.reads,
+        fault: None,
     }
 }
 
