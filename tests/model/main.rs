@@ -9,3 +9,4 @@ mod log_world;
 mod mutation;
 mod register;
 mod row;
+mod whole;
