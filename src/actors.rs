@@ -21,6 +21,7 @@ pub mod conversation;
 pub mod directory;
 pub mod hub;
 pub mod membership;
+pub mod peer;
 pub mod reply;
 pub mod session;
 pub mod shard;

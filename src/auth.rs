@@ -11,6 +11,7 @@
 pub mod key;
 pub mod token;
 
+use convoke_protocol::id::UserId;
 use serde::{Deserialize, Serialize};
 
 pub use key::{KeyError, KeyFileError, SigningKey};
@@ -49,3 +50,11 @@ impl std::str::FromStr for Role {
 
 /// The user id of the server's own messages: nobody logs in with it as a user.
 pub const SYSTEM_USER: &str = "system";
+
+/// The same, as a user.
+///
+/// # Panics
+/// Never: the name is valid.
+pub fn system_user() -> UserId {
+    UserId::new(SYSTEM_USER).expect("a valid name")
+}

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod backup;
 pub mod bench;
+pub mod cert;
 pub mod chat;
 pub mod check;
 pub mod completions;
@@ -55,6 +56,8 @@ enum Command {
     Schema(schema::Args),
     /// Copy everything from an embedded store into a cluster's, or back
     Migrate(migrate::Args),
+    /// Make certificates for the links between nodes
+    Cert(cert::Args),
     /// Measure a node, or the machine under it
     Bench(bench::BenchArgs),
     /// Operate a running node
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => backup::restore(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Migrate(args) => migrate::run(&args),
+        Command::Cert(args) => cert::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Admin(args) => admin::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -13,6 +13,7 @@ pub mod conversations;
 pub mod cql;
 pub mod groups;
 pub mod limits;
+pub mod links;
 pub mod log;
 pub mod messages;
 pub mod net;
@@ -129,6 +130,7 @@ config! {
     storage: storage::Storage,
     scylla: cql::Scylla,
     cluster: cluster::Cluster,
+    links: links::Links,
     redis: presence::Redis,
     log: log::Log,
     traces: traces::Traces,
@@ -216,6 +218,10 @@ impl Config {
             let origin = sources.origins.get(key).cloned().unwrap_or_default();
             errors.push(KeyError { key: key.to_owned(), value, problem, origin });
         };
+        if let Some((key, problem)) = self.links.problem() {
+            let value = if key == "listen" { toml_text(&self.links.listen) } else { String::new() };
+            wrong(&format!("links.{key}"), value, problem.to_owned());
+        }
         if let Some(problem) = self.node.id_problem() {
             wrong("node.id", toml_text(&self.node.id), problem);
         }

@@ -12,6 +12,7 @@ mod buffer;
 pub(crate) mod collector;
 pub mod connection;
 pub mod decode;
+pub mod links;
 pub mod listener;
 pub mod tcp;
 pub mod tls;

@@ -13,6 +13,7 @@
 //! A second signal ends the process at once. What was acknowledged is durable either way.
 
 mod admin_api;
+mod cluster;
 mod engine;
 mod faults;
 mod online;
@@ -34,15 +35,18 @@ use convoke_protocol::id::UserId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::admin_api::{Behind, NodeAdmin};
+use self::cluster::{ClusterPart, Joining};
 use self::engine::{SessionEngine, core_limits, session_rules};
 use self::faults::Faults;
 use self::online::OnlineCopy;
-use self::store::{NodeStore, Ownership};
+use self::store::NodeStore;
 use self::supervisor::Supervisor;
 use crate::actors::conversation::Surroundings;
 use crate::actors::directory::{Directory, DirectoryCopy};
 use crate::actors::hub::Hub;
-use crate::actors::membership::Membership;
+use crate::actors::peer::hubs::Hubs;
+use crate::actors::peer::outgoing::Peers;
+use crate::actors::peer::routed::RoutedConversations;
 use crate::actors::session::SessionTable;
 use crate::actors::session::dispatch::Services;
 use crate::actors::shard::Conversations;
@@ -90,7 +94,7 @@ pub fn run(setup: Setup) -> anyhow::Result<()> {
         let node = Node::start(setup).await?;
         let broken = tokio::select! {
             () = signals.next() => None,
-            () = node.membership_ended() => Some("the node's part in its cluster ended: see the log"),
+            () = node.part_ended() => Some("the node's part in its cluster ended: see the log"),
         };
         tracing::info!("stopping; a second signal ends the process at once");
         tokio::select! {
@@ -127,7 +131,7 @@ impl Signals {
 struct Node {
     config: Config,
     store: NodeStore,
-    membership: Option<Membership>,
+    part: Option<ClusterPart>,
     online: Option<Arc<OnlineCopy>>,
     services: Arc<Services>,
     net: Net<SessionEngine>,
@@ -142,19 +146,20 @@ impl Node {
         std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
         let faults = Faults::from_environment();
         let store = NodeStore::open(&config, setup.clock, faults.as_ref()).await?;
-        let ownership = Ownership::of(&store, &config);
+        let (joining, owner) = match &store {
+            NodeStore::Embedded(store) => (None, Owner::Permanent(store.epoch())),
+            NodeStore::Servers(store) => {
+                let (joining, owner) = Joining::prepare(store.clone(), &config).await?;
+                (Some(joining), owner)
+            }
+        };
+        let peers = joining.as_ref().map_or_else(Peers::none, Joining::peers);
         let key = SigningKey::load_or_create(data)?;
         let verifier = Verifier::new(&key, &config.auth)?;
         let metrics = Arc::new(Metrics::new());
         let watched = store.clone();
         metrics.watch_store(move || watched.numbers());
-        let (services, online) =
-            start_actors(&setup, &store, ownership.owner.clone(), verifier, metrics).await?;
-        let Services { conversations, supervisor, .. } = &*services;
-        let membership = ownership.join(&store, &config, setup.clock, conversations, supervisor).await?;
-        if let Some(membership) = membership.clone() {
-            services.metrics.watch_cluster(move || store::cluster_state(&membership));
-        }
+        let (services, online) = start_actors(&setup, &store, (owner, peers), verifier, metrics).await?;
         let net = Net::new(Arc::new(SessionEngine::new(services.clone(), &config)), net_config(&config));
         let counters = net.counters().clone();
         services.metrics.watch_door(move || engine::door_numbers(&counters));
@@ -170,6 +175,13 @@ impl Node {
             admin: admin.local_addr(),
         };
         services.nodes.store(Arc::new(advertised(&config)));
+        let part = match joining {
+            Some(joining) => Some(joining.join(&config, &services, &key, (file.tcp, file.ws)).await?),
+            None => None,
+        };
+        if let Some(part) = part.clone() {
+            services.metrics.watch_cluster(move || part.state());
+        }
         let stopping = Arc::new(AtomicBool::new(false));
         let link_key = key.clone();
         let api = NodeAdmin::new(
@@ -191,16 +203,16 @@ impl Node {
         let has_page = config.websocket.chat && file.ws.ip().is_loopback() && !config.tls.applies_to(file.ws);
         let token = |user: &str| Some(link_key.sign(&UserId::new(user).ok()?, Role::User, LINK_TTL));
         announce(&file, data, if has_page { &token } else { &|_| None });
-        start_sweeps(&services, membership.clone(), config.conversations.passivate_after_ms.duration());
+        start_sweeps(&services, part.clone(), config.conversations.passivate_after_ms.duration());
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
-        Ok(Self { config, store, membership, online, services, net, admin, stopping })
+        Ok(Self { config, store, part, online, services, net, admin, stopping })
     }
 
     /// Waits until this node cannot own anything any more; for ever on the embedded store.
-    async fn membership_ended(&self) {
-        match &self.membership {
-            Some(membership) => membership.ended().await,
+    async fn part_ended(&self) {
+        match &self.part {
+            Some(part) => part.membership.ended().await,
             None => std::future::pending().await,
         }
     }
@@ -208,7 +220,14 @@ impl Node {
     async fn stop(self) -> anyhow::Result<()> {
         self.stopping.store(true, Ordering::Relaxed);
         self.net.stop_accepting();
-        let go_away = GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms: COME_BACK_MS, nodes: Vec::new() };
+        if let Some(part) = &self.part {
+            // The others see it, and want what it has, while sessions are sent to them.
+            part.membership.begin_drain();
+        }
+        let mut nodes = self.services.nodes.load().to_vec();
+        nodes.retain(|node| node.node != self.config.node.id);
+        let retry_after_ms = if nodes.is_empty() { COME_BACK_MS } else { 0 };
+        let go_away = GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms, nodes };
         for session in self.services.sessions.all() {
             session.go_away(go_away.clone());
         }
@@ -217,8 +236,8 @@ impl Node {
             tracing::warn!(connections = self.net.slots().taken(), "connections did not close in time");
         }
         self.admin.stop().await;
-        if let Some(membership) = &self.membership
-            && !membership.drain(within).await
+        if let Some(part) = &self.part
+            && !part.leave(within).await
         {
             tracing::warn!("not all shards could be given back in time: others take them after the lease");
         }
@@ -237,7 +256,7 @@ impl Node {
 async fn start_actors(
     setup: &Setup,
     store: &NodeStore,
-    owner: Owner,
+    (owner, peers): (Owner, Peers),
     verifier: Verifier,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<(Arc<Services>, Option<Arc<OnlineCopy>>)> {
@@ -250,20 +269,21 @@ async fn start_actors(
         metrics.watch_redis(move || online.numbers());
     }
     let copy = online.clone().map(|online| online as Arc<dyn DirectoryCopy>);
-    let directory = Directory::start(stripes, copy, &cell).await?;
-    let hub = Hub::start(stripes, sessions.clone(), clock, &cell).await?;
+    let shards = ShardMap::new(config.node.shards);
+    let known = (peers.clone(), shards, config.node.id.as_str());
+    let directory = Directory::start(stripes, copy, known, &cell).await?;
+    let hub = Hub::start(stripes, sessions.clone(), shards, clock, &cell).await?;
     let stores = store.stores();
     let hooks: Arc<dyn Hooks> = Arc::new(NoHooks);
     let surroundings = Surroundings {
         stores: stores.clone(),
         directory: directory.clone(),
-        hub: hub.clone(),
+        hubs: Hubs::new(hub.clone(), peers.clone()),
         clock,
         limits: core_limits(config),
         metrics: metrics.clone(),
         hooks: hooks.clone(),
     };
-    let shards = ShardMap::new(config.node.shards);
     let conversations = Conversations::new(shards, owner, surroundings, cell.clone());
     supervisor.supervise(supervisor::Supervised {
         directory: directory.clone(),
@@ -279,7 +299,7 @@ async fn start_actors(
         verifier: ArcSwap::from_pointee(verifier),
         directory,
         sessions,
-        conversations,
+        conversations: RoutedConversations::new(conversations, peers, shards),
         stores,
         hooks,
         clock,
@@ -353,7 +373,7 @@ fn announce(file: &NodeFile, data: &Path, token: &dyn Fn(&str) -> Option<String>
     let _ = write!(std::io::stderr().lock(), "{text}");
 }
 
-fn start_sweeps(services: &Arc<Services>, membership: Option<Membership>, idle: Duration) {
+fn start_sweeps(services: &Arc<Services>, part: Option<ClusterPart>, idle: Duration) {
     let swept = services.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(SESSION_SWEEP);
@@ -362,14 +382,14 @@ fn start_sweeps(services: &Arc<Services>, membership: Option<Membership>, idle: 
             sweep_sessions(&swept);
         }
     });
-    let conversations = services.conversations.clone();
+    let conversations = services.conversations.here().clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(CONVERSATION_SWEEP.min(idle));
         loop {
             ticks.tick().await;
             conversations.sweep(idle);
-            if let Some(membership) = &membership {
-                membership.renew(conversations.worn());
+            if let Some(part) = &part {
+                part.membership.renew(conversations.worn());
             }
         }
     });

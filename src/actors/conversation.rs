@@ -26,6 +26,8 @@ use convoke_protocol::frame::Event;
 use convoke_protocol::id::{ConversationId, Seq, SessionId, UserId};
 use convoke_protocol::request::changes::Retention;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
@@ -37,10 +39,12 @@ use self::group::{Asking, Group, Visibility};
 use self::recovering::{RecoveryFailed, recover, settle};
 use self::serving::Serving;
 use crate::actors::directory::Directory;
-use crate::actors::hub::Hub;
+use crate::actors::peer::hubs::Hubs;
+use crate::actors::peer::{Seat, told_to_clients};
 use crate::actors::reply::Reply;
 use crate::actors::shard::ShardHandle;
 use crate::clock::Clock;
+use crate::cluster::membership::PeerId;
 use crate::cluster::owner::{Open, Owner};
 use crate::cluster::shard_map::ShardId;
 use crate::hooks::Hooks;
@@ -51,31 +55,31 @@ use crate::storage::{AppendError, Epoch, LogRow, LogStart, Stores, WriteStamp};
 pub enum Owed {
     /// The answer to a `Send`.
     Reply(Reply),
-    /// What became of it.
-    Told(oneshot::Sender<Result<Option<Place>, RequestError>>),
+    /// What became of it; and which session said it, that gets an answer instead of a push.
+    Told(oneshot::Sender<Result<Option<Place>, RequestError>>, Option<SessionId>),
 }
 
 impl Owed {
     fn refuse(self, error: RequestError) {
         match self {
-            Self::Reply(reply) => reply.send(&error.into()),
+            Self::Reply(reply) => reply.send(&told_to_clients(error).into()),
             // Nobody waits any more: fine.
-            Self::Told(told) => drop(told.send(Err(error))),
+            Self::Told(told, _) => drop(told.send(Err(error))),
         }
     }
 }
 
 /// Who attends to a conversation: reads it, and gets its pushes from then on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attending {
-    /// The session.
-    pub session: SessionId,
+    /// The session, and where it is.
+    pub seat: Seat,
     /// Its user, and for what the token is: a service reads everything and gets no pushes.
     pub asking: Asking,
 }
 
 /// A conversation as somebody may see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attended {
     /// The highest message they may read.
     pub head: Head,
@@ -163,13 +167,17 @@ enum Message {
     Wake,
     Watched {
         users: usize,
-        online: Vec<(UserId, SessionId)>,
+        online: Vec<(UserId, Seat)>,
     },
     SessionChanged {
         user: UserId,
-        session: SessionId,
+        seat: Seat,
         online: bool,
+        late: bool,
     },
+    WatchAgain(Arc<HashSet<ShardId>>),
+    TellAgain(PeerId),
+    PeerGone(PeerId),
     Refresh,
     MaySleep,
     InjectPanic,
@@ -182,8 +190,8 @@ pub struct Surroundings {
     pub stores: Stores,
     /// Who is online.
     pub directory: Directory,
-    /// Who listens.
-    pub hub: Hub,
+    /// Who listens, on all nodes.
+    pub hubs: Hubs,
     /// The clocks.
     pub clock: Clock,
     /// The bounds of each conversation.
@@ -326,21 +334,36 @@ impl ConversationHandle {
     ///
     /// # Errors
     /// The activation is over.
-    pub fn watched(&self, users: usize, online: Vec<(UserId, SessionId)>) -> Result<(), Gone> {
+    pub fn watched(&self, users: usize, online: Vec<(UserId, Seat)>) -> Result<(), Gone> {
         self.cast(Message::Watched { users, online })
     }
 
-    /// A watched user's session came or went.
+    /// A watched user's session came or went; one of which is told late may have missed something.
     ///
     /// # Errors
     /// The activation is over.
-    pub fn session_changed(&self, user: &UserId, session: SessionId, online: bool) -> Result<(), Gone> {
-        self.cast(Message::SessionChanged { user: user.clone(), session, online })
+    pub fn session_changed(&self, user: &UserId, seat: Seat, online: bool, late: bool) -> Result<(), Gone> {
+        self.cast(Message::SessionChanged { user: user.clone(), seat, online, late })
+    }
+
+    /// The directories of these shards' users know nothing of its watches any more.
+    pub fn watch_again(&self, shards: &Arc<HashSet<ShardId>>) {
+        let _ = self.cast(Message::WatchAgain(shards.clone()));
+    }
+
+    /// A peer's hub knows nothing of its listeners any more.
+    pub fn tell_again(&self, peer: PeerId) {
+        let _ = self.cast(Message::TellAgain(peer));
     }
 
     /// The directory or the hub lost what it knew: tell it again.
     pub fn refresh(&self) {
         let _ = self.cast(Message::Refresh);
+    }
+
+    /// A peer is gone, with its listeners.
+    pub fn peer_gone(&self, peer: PeerId) {
+        let _ = self.cast(Message::PeerGone(peer));
     }
 
     /// It was not used for long: it may go to sleep if nothing waits.
@@ -452,10 +475,17 @@ impl Actor for ConversationActor {
             Message::Watched { users, online } => {
                 state.serving(|serving, activation| serving.watched(activation, users, online));
             }
-            Message::SessionChanged { user, session, online } => {
+            Message::SessionChanged { user, seat, online, late } => {
                 state.serving(|serving, activation| {
-                    serving.session_changed(activation, user, session, online);
+                    serving.session_changed(activation, user, seat, (online, late));
                 });
+            }
+            Message::WatchAgain(shards) => {
+                state.serving(|serving, activation| serving.watch_again(activation, &shards));
+            }
+            Message::PeerGone(peer) => state.serving(|serving, _| serving.peer_gone(peer)),
+            Message::TellAgain(peer) => {
+                state.serving(|serving, activation| serving.tell_again(activation, peer));
             }
             Message::Refresh => {
                 let handle = state.handle.clone();

@@ -5,7 +5,7 @@
 
 mod encode;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,8 @@ use crate::actors::reply::Answered;
 use crate::actors::session::egress::Delivery;
 use crate::actors::session::{SessionShared, SessionTable};
 use crate::clock::Clock;
+use crate::cluster::link::Credit;
+use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::storage::LogRow;
 
 /// After so many deliveries in one go the hub lets others run.
@@ -36,10 +38,14 @@ pub struct Publication {
     pub origins: Vec<(Seq, SessionId)>,
     /// Sessions whose answers are to be written, together with what is pushed to them.
     pub answered: Answered,
+    /// Of a publication that came over a link: given back once it is delivered.
+    pub credit: Option<Box<dyn Credit>>,
 }
 
 enum Message {
     Listen(ConversationId, Vec<SessionId>),
+    /// These listen too, and may have missed pushes up to the head.
+    ListenLate(ConversationId, Vec<SessionId>, Seq),
     Leave(ConversationId, SessionId),
     /// These and no others listen; pushes up to the head may have been missed.
     Reset(ConversationId, Vec<SessionId>, Seq),
@@ -47,6 +53,10 @@ enum Message {
     Publish(Publication),
     /// Something that is not kept, for all listeners but one.
     Signal(ConversationId, Box<Event>, SessionId),
+    /// The head is this: who got less may have missed something.
+    CatchUp(ConversationId, Seq),
+    /// To which conversations of these shards somebody listens.
+    Listened(Arc<HashSet<ShardId>>, oneshot::Sender<Vec<ConversationId>>),
     /// How many listen to this conversation.
     Count(ConversationId, oneshot::Sender<usize>),
     /// What is held.
@@ -63,17 +73,32 @@ pub struct HubMemory {
     pub bytes: usize,
 }
 
+#[derive(Clone)]
 struct HubActor {
     sessions: SessionTable,
     clock: Clock,
+    map: ShardMap,
 }
 
-/// Listeners by conversation, sorted by session id: a pointer each.
-type Listeners = HashMap<ConversationId, Vec<Arc<SessionShared>>>;
+/// Those of one conversation.
+#[derive(Default)]
+struct Listening {
+    /// Sorted by session id: a pointer each.
+    list: Vec<Arc<SessionShared>>,
+    /// The highest that was pushed; zero if nothing was since it is listened to.
+    last: Seq,
+}
+
+type Listeners = HashMap<ConversationId, Listening>;
+
+fn lagged(session: &SessionShared, conversation: &ConversationId, head: Seq) {
+    let lagged = Lagged { conversation: conversation.clone(), head, shed: 0 };
+    session.egress.send_event(&Event::Lagged(lagged));
+}
 
 impl HubActor {
     fn listen(&self, listeners: &mut Listeners, conversation: ConversationId, added: &[SessionId]) {
-        let list = listeners.entry(conversation).or_default();
+        let Listening { list, .. } = listeners.entry(conversation).or_default();
         for id in added {
             // A session that is not there any more needs no pushes.
             if let (Err(place), Some(session)) =
@@ -86,8 +111,9 @@ impl HubActor {
 
     async fn publish(&self, listeners: &mut Listeners, publication: &Publication) {
         let Publication { conversation, rows, origins, .. } = publication;
-        let Some(list) = listeners.get_mut(conversation) else { return };
+        let Some(Listening { list, last }) = listeners.get_mut(conversation) else { return };
         let Some(head) = rows.last().map(|row| row.seq) else { return };
+        *last = head.max(*last);
         let now_ms = self.clock.monotonic_ms();
         let mut batch = PushBatch::new(conversation, rows);
         let mut gone = false;
@@ -114,9 +140,10 @@ impl HubActor {
 }
 
 fn measure(listeners: &Listeners) -> HubMemory {
-    let lists = listeners.capacity() * size_of::<(ConversationId, Vec<Arc<SessionShared>>)>();
-    let pointers = listeners.values().map(|list| list.capacity() * size_of::<Arc<SessionShared>>());
-    HubMemory { listeners: listeners.values().map(Vec::len).sum(), bytes: lists + pointers.sum::<usize>() }
+    let lists = listeners.capacity() * size_of::<(ConversationId, Listening)>();
+    let pointers = listeners.values().map(|one| one.list.capacity() * size_of::<Arc<SessionShared>>());
+    let count = listeners.values().map(|one| one.list.len()).sum();
+    HubMemory { listeners: count, bytes: lists + pointers.sum::<usize>() }
 }
 
 impl Actor for HubActor {
@@ -137,7 +164,7 @@ impl Actor for HubActor {
         match message {
             Message::Listen(conversation, added) => self.listen(listeners, conversation, &added),
             Message::Leave(conversation, gone) => {
-                if let Some(list) = listeners.get_mut(&conversation)
+                if let Some(Listening { list, .. }) = listeners.get_mut(&conversation)
                     && let Ok(place) = list.binary_search_by_key(&gone, |one| one.id)
                 {
                     list.remove(place);
@@ -146,21 +173,40 @@ impl Actor for HubActor {
             Message::Reset(conversation, all, head) => {
                 listeners.remove(&conversation);
                 self.listen(listeners, conversation.clone(), &all);
-                for session in listeners.get(&conversation).into_iter().flatten() {
-                    let lagged = Lagged { conversation: conversation.clone(), head, shed: 0 };
-                    session.egress.send_event(&Event::Lagged(lagged));
+                for session in listeners.get(&conversation).iter().flat_map(|one| &one.list) {
+                    lagged(session, &conversation, head);
                 }
+            }
+            Message::ListenLate(conversation, added, head) => {
+                self.listen(listeners, conversation.clone(), &added);
+                for session in added.into_iter().filter_map(|id| self.sessions.get(id)) {
+                    lagged(&session, &conversation, head);
+                }
+            }
+            Message::CatchUp(conversation, head) => {
+                if let Some(Listening { list, last }) = listeners.get_mut(&conversation)
+                    && *last < head
+                {
+                    *last = head;
+                    list.iter().for_each(|session| lagged(session, &conversation, head));
+                }
+            }
+            Message::Listened(shards, reply) => {
+                let all = listeners.iter().filter(|(_, one)| !one.list.is_empty()).map(|(id, _)| id);
+                let of_these = all.filter(|id| shards.contains(&self.map.of_conversation(id)));
+                // Nobody waits any more: fine.
+                let _ = reply.send(of_these.cloned().collect());
             }
             Message::Forget(conversation) => {
                 listeners.remove(&conversation);
             }
             Message::Publish(mut publication) => {
                 self.publish(listeners, &publication).await;
-                let count = listeners.get(&publication.conversation).map_or(0, Vec::len);
+                let count = listeners.get(&publication.conversation).map_or(0, |one| one.list.len());
                 publication.answered.delivered(count);
             }
             Message::Signal(conversation, event, from) => {
-                for session in listeners.get(&conversation).into_iter().flatten() {
+                for session in listeners.get(&conversation).iter().flat_map(|one| &one.list) {
                     if session.id != from {
                         session.tell_if_room(&event);
                     }
@@ -168,7 +214,7 @@ impl Actor for HubActor {
             }
             // Nobody waits any more: fine.
             Message::Count(conversation, reply) => {
-                let _ = reply.send(listeners.get(&conversation).map_or(0, Vec::len));
+                let _ = reply.send(listeners.get(&conversation).map_or(0, |one| one.list.len()));
             }
             Message::Measure(reply) => {
                 let _ = reply.send(measure(listeners));
@@ -183,8 +229,7 @@ impl Actor for HubActor {
 #[derive(Clone)]
 pub struct Hub {
     stripes: Arc<[ArcSwap<ActorRef<Message>>]>,
-    sessions: SessionTable,
-    clock: Clock,
+    actor: HubActor,
 }
 
 impl Hub {
@@ -195,17 +240,18 @@ impl Hub {
     pub async fn start(
         stripes: usize,
         sessions: SessionTable,
+        map: ShardMap,
         clock: Clock,
         supervisor: &ActorCell,
     ) -> Result<Self, ractor::SpawnErr> {
+        let actor = HubActor { sessions, clock, map };
         let mut actors = Vec::new();
         for _ in 0..stripes.max(1) {
-            let actor = HubActor { sessions: sessions.clone(), clock };
             actors.push(ArcSwap::from_pointee(
-                Actor::spawn_linked(None, actor, (), supervisor.clone()).await?.0,
+                Actor::spawn_linked(None, actor.clone(), (), supervisor.clone()).await?.0,
             ));
         }
-        Ok(Self { stripes: actors.into(), sessions, clock })
+        Ok(Self { stripes: actors.into(), actor })
     }
 
     /// If `dead` was one of the stripes, starts it anew and says so; the conversations then send their listeners again.
@@ -215,7 +261,7 @@ impl Hub {
     pub async fn restart(&self, dead: &ActorCell, supervisor: &ActorCell) -> Result<bool, ractor::SpawnErr> {
         for stripe in self.stripes.iter() {
             if stripe.load().get_id() == dead.get_id() {
-                let actor = HubActor { sessions: self.sessions.clone(), clock: self.clock };
+                let actor = self.actor.clone();
                 stripe.store(Arc::new(Actor::spawn_linked(None, actor, (), supervisor.clone()).await?.0));
                 return Ok(true);
             }
@@ -232,6 +278,27 @@ impl Hub {
     /// Adds listeners; adding one twice changes nothing.
     pub fn listen(&self, conversation: &ConversationId, sessions: Vec<SessionId>) {
         self.cast(conversation, Message::Listen(conversation.clone(), sessions));
+    }
+
+    /// Adds listeners of whom was known late, and tells each that it may have missed pushes up to `head`.
+    pub fn listen_late(&self, conversation: &ConversationId, sessions: Vec<SessionId>, head: Seq) {
+        self.cast(conversation, Message::ListenLate(conversation.clone(), sessions, head));
+    }
+
+    /// The head of a conversation is known by another way: listeners that got less are told.
+    pub fn catch_up(&self, conversation: &ConversationId, head: Seq) {
+        self.cast(conversation, Message::CatchUp(conversation.clone(), head));
+    }
+
+    /// The conversations of these shards to which sessions of this node listen.
+    pub async fn listened(&self, shards: &Arc<HashSet<ShardId>>) -> Vec<ConversationId> {
+        let mut all = Vec::new();
+        for stripe in self.stripes.iter() {
+            let (reply, answer) = oneshot::channel();
+            let _ = stripe.load().cast(Message::Listened(shards.clone(), reply));
+            all.extend(answer.await.unwrap_or_default());
+        }
+        all
     }
 
     /// Takes a listener out.

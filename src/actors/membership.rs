@@ -20,12 +20,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::actors::shard::Conversations;
 use crate::clock::Clock;
+use crate::cluster::claim::Decision;
 use crate::cluster::lease::LeaseTimes;
-use crate::cluster::membership::{Incarnation, NodeId, PeerRow};
+use crate::cluster::membership::{Addresses, Incarnation, NodeId, PeerRow};
 use crate::cluster::owner::{Gates, WantsConfirmation};
 use crate::cluster::ownership::{Input, Moment, Output, Ownership};
 use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::cluster::store::{Beat, OwnershipStore};
+use crate::storage::Epoch;
 
 /// How often time is told to the core.
 const TICK: Duration = Duration::from_millis(250);
@@ -39,6 +41,7 @@ enum Message {
     Happened(Incarnation, Input<Waiter>),
     Wants(WantsConfirmation),
     Renew(ShardId),
+    Released(Vec<ShardId>),
     Drain,
     /// The own row is gone, or that was not possible: it goes by itself.
     Left,
@@ -49,6 +52,8 @@ enum Message {
 pub struct Standing {
     /// Shards that it serves.
     pub open: usize,
+    /// Shards that it should serve; 0 before it has seen the others.
+    pub wanted: usize,
     /// Whether it has given everything back, as it was told to.
     pub drained: bool,
     /// How many of its lives are over.
@@ -60,7 +65,7 @@ pub struct MembershipSetup {
     /// The node's name.
     pub node: String,
     /// Where others reach it.
-    pub addresses: String,
+    pub addresses: Addresses,
     /// Where beats, fences and shards are kept.
     pub store: Arc<dyn OwnershipStore>,
     /// The shards.
@@ -71,10 +76,24 @@ pub struct MembershipSetup {
     pub wanted: mpsc::Receiver<WantsConfirmation>,
     /// What is closed with a gate.
     pub conversations: Conversations,
+    /// Told of what is served here, and of the other nodes.
+    pub observer: Arc<dyn ClusterObserver>,
     /// How long a node may go without a beat.
     pub times: LeaseTimes,
     /// The clocks.
     pub clock: Clock,
+}
+
+/// Who is told how the cluster changes. Every method returns at once.
+pub trait ClusterObserver: Send + Sync + 'static {
+    /// A shard is served here now.
+    fn opened(&self, shard: ShardId, epoch: Epoch);
+    /// It is not served here any more: its gate is closed.
+    fn closed(&self, shard: ShardId, epoch: Epoch);
+    /// It was given back: whoever should serve it may take it at once.
+    fn released(&self, shard: ShardId);
+    /// These other nodes look alive.
+    fn peers(&self, peers: Vec<PeerRow>);
 }
 
 /// Reaches it. Cheap to clone.
@@ -101,10 +120,10 @@ impl Membership {
         *self.standing.borrow()
     }
 
-    /// Waits until this many shards are served, at most so long; says whether they are.
-    pub async fn serves(&self, shards: usize, within: Duration) -> bool {
+    /// Waits until all shards are served that should be, at most so long; says whether they are.
+    pub async fn serves_its_share(&self, within: Duration) -> bool {
         let mut standing = self.standing.clone();
-        let there = standing.wait_for(|standing| standing.open >= shards);
+        let there = standing.wait_for(|standing| standing.wanted > 0 && standing.open >= standing.wanted);
         matches!(tokio::time::timeout(within, there).await, Ok(Ok(_)))
     }
 
@@ -126,6 +145,16 @@ impl Membership {
         }
     }
 
+    /// Somebody gave these shards back: those that should be served here are claimed at once.
+    pub fn released(&self, shards: Vec<ShardId>) {
+        let _ = self.actor.cast(Message::Released(shards));
+    }
+
+    /// Begins to give everything back.
+    pub fn begin_drain(&self) {
+        let _ = self.actor.cast(Message::Drain);
+    }
+
     /// Gives everything back, and waits until that is done, at most so long; says whether it is.
     pub async fn drain(&self, within: Duration) -> bool {
         let _ = self.actor.cast(Message::Drain);
@@ -141,11 +170,14 @@ struct MembershipActor;
 
 struct State {
     node: NodeId,
-    addresses: String,
+    addresses: Addresses,
     store: Arc<dyn OwnershipStore>,
     map: ShardMap,
     gates: Arc<Gates>,
     conversations: Conversations,
+    observer: Arc<dyn ClusterObserver>,
+    /// As they were told of last, whatever their beats.
+    peers: Vec<PeerRow>,
     times: LeaseTimes,
     clock: Clock,
     show: watch::Sender<Standing>,
@@ -175,8 +207,8 @@ impl Actor for MembershipActor {
         myself: ActorRef<Message>,
         (setup, show): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let MembershipSetup { node, addresses, store, map, gates, mut wanted, conversations, times, clock } =
-            setup;
+        let MembershipSetup { node, addresses, store, map, gates, .. } = setup;
+        let MembershipSetup { mut wanted, conversations, observer, times, clock, .. } = setup;
         let (me, node) = (new_life(), NodeId(node));
         let core = Ownership::new(me, node.clone(), map, times, moment(clock));
         let asks = myself.clone();
@@ -206,6 +238,8 @@ impl Actor for MembershipActor {
             map,
             gates,
             conversations,
+            observer,
+            peers: Vec::new(),
             times,
             clock,
             show,
@@ -233,6 +267,12 @@ impl Actor for MembershipActor {
             Message::Happened(..) => return Ok(()),
             Message::Wants(WantsConfirmation { shard, epoch, tell }) => Input::Durable(shard, epoch, tell),
             Message::Renew(shard) => Input::Renew(shard),
+            Message::Released(shards) => {
+                for shard in shards {
+                    state.take(&myself, Input::Released(shard));
+                }
+                return Ok(());
+            }
             Message::Drain => {
                 state.draining = true;
                 Input::Drain
@@ -243,10 +283,10 @@ impl Actor for MembershipActor {
                 return Ok(());
             }
         };
-        let mut outputs = Vec::new();
-        state.core.apply(input, moment(state.clock), &mut outputs);
-        for output in outputs {
-            state.perform(&myself, output);
+        let shows_peers = matches!(input, Input::PeersRead { .. });
+        state.take(&myself, input);
+        if shows_peers {
+            state.show_peers();
         }
         if state.draining && state.core.is_drained() && !state.leaving {
             state.leave(&myself);
@@ -257,8 +297,33 @@ impl Actor for MembershipActor {
 }
 
 impl State {
+    fn take(&mut self, myself: &ActorRef<Message>, input: Input<Waiter>) {
+        let released = match &input {
+            Input::ShardDecided(shard, Decision::Applied) if self.core.open(*shard).is_none() => Some(*shard),
+            _ => None,
+        };
+        let mut outputs = Vec::new();
+        self.core.apply(input, moment(self.clock), &mut outputs);
+        for output in outputs {
+            self.perform(myself, output);
+        }
+        // Applied, and not served: it was a release.
+        if let Some(shard) = released.filter(|shard| self.core.open(*shard).is_none()) {
+            self.observer.released(shard);
+        }
+    }
+
+    fn show_peers(&mut self) {
+        let peers: Vec<PeerRow> = self.core.alive().map(|row| PeerRow { beat: 0, ..row.clone() }).collect();
+        if peers != self.peers {
+            self.peers.clone_from(&peers);
+            self.observer.peers(peers);
+        }
+    }
+
     fn show_standing(&self) {
-        let standing = Standing { open: self.gates.count_open(), drained: self.left, deaths: self.deaths };
+        let (open, wanted) = (self.gates.count_open(), self.core.wanted());
+        let standing = Standing { open, wanted, drained: self.left, deaths: self.deaths };
         self.show.send_if_modified(|shown| std::mem::replace(shown, standing) != standing);
     }
 
@@ -291,8 +356,9 @@ impl State {
         let (store, clock, me) = (self.store.clone(), self.clock, self.me);
         match output {
             Output::WriteBeat { beat, draining } => {
-                let row = PeerRow { incarnation: me, node: self.node.clone(), beat, draining };
-                let beat = Beat { row, addresses: self.addresses.clone(), ttl: BEAT_TTL };
+                let (node, addresses) = (self.node.clone(), self.addresses.clone());
+                let row = PeerRow { incarnation: me, node, beat, draining, addresses };
+                let beat = Beat { row, ttl: BEAT_TTL };
                 self.run(myself, async move {
                     let written = store.write_beat(&beat).await;
                     if let Err(error) = &written {
@@ -323,9 +389,11 @@ impl State {
             Output::Start(shard, epoch) => {
                 self.conversations.begin_epoch(shard);
                 self.gates.open(shard, epoch);
+                self.observer.opened(shard, epoch);
             }
-            Output::Close(shard, _) => {
+            Output::Close(shard, epoch) => {
                 self.gates.close(shard);
+                self.observer.closed(shard, epoch);
                 // Its conversations cannot do anything any more; that they go is tidiness.
                 self.conversations.close_shard(shard);
                 self.run(myself, async move { Input::ShardClosed(shard) });

@@ -166,7 +166,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.table.0.remove(&self.session.id);
-        self.directory.unregister(self.session.clone());
+        self.directory.unregister(&self.session);
         // Closed already, unless the actor crashed.
         self.session.egress.close(ErrorCode::INTERNAL, None);
     }

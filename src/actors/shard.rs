@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::frame::Event;
-use convoke_protocol::id::{ConversationId, ConversationKind, GroupId};
+use convoke_protocol::id::{ConversationId, ConversationKind, GroupId, SessionId};
 use convoke_protocol::request::changes::Retention;
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -30,6 +30,7 @@ use crate::actors::conversation::group::{Group, GroupCommand, Visibility, not_fo
 use crate::actors::conversation::{
     Activation, Attended, Attending, ConversationHandle, Owed, Request, StampSource, Surroundings,
 };
+use crate::actors::peer::{not_ours, perhaps_moved};
 use crate::actors::reply::Reply;
 use crate::auth::Role;
 use crate::cluster::owner::Owner;
@@ -96,18 +97,20 @@ impl Conversations {
         self.request(conversation, Request::Send(command, Owed::Reply(reply))).await;
     }
 
-    /// Hands a send to its conversation and waits for its place.
+    /// Hands a send to its conversation, in the order of the calls; its place comes by the future. `from` is the session
+    /// that says it, if it is to get an answer instead of a push.
     ///
     /// # Errors
-    /// As the wire says.
+    /// By the future: as the wire says, or `MOVED`.
     pub async fn send_told(
         &self,
         conversation: ConversationId,
         command: Box<SendCommand>,
-    ) -> Result<Place, RequestError> {
+        from: Option<SessionId>,
+    ) -> impl Future<Output = Result<Place, RequestError>> + Send + use<> {
         let (told, place) = oneshot::channel();
-        self.request(conversation, Request::Send(command, Owed::Told(told))).await;
-        place.await.unwrap_or_else(|_| Err(perhaps()))?.ok_or_else(perhaps)
+        self.request(conversation, Request::Send(command, Owed::Told(told, from))).await;
+        async move { place.await.unwrap_or_else(|_| Err(perhaps_moved()))?.ok_or_else(perhaps_moved) }
     }
 
     /// Changes something, and waits for the place of the entry that says so; `None` if there was nothing to change.
@@ -120,8 +123,8 @@ impl Conversations {
         command: Box<ActCommand>,
     ) -> Result<Option<Place>, RequestError> {
         let (told, place) = oneshot::channel();
-        self.request(conversation, Request::Act(command, Owed::Told(told))).await;
-        place.await.unwrap_or_else(|_| Err(perhaps()))
+        self.request(conversation, Request::Act(command, Owed::Told(told, None))).await;
+        place.await.unwrap_or_else(|_| Err(perhaps_moved()))
     }
 
     /// Looks at a group.
@@ -136,7 +139,7 @@ impl Conversations {
         let (tell, seen) = oneshot::channel();
         let look = move |group: Option<&Group>| drop(tell.send(look(group)));
         self.request(conversation, Request::Look(Box::new(look))).await;
-        seen.await.map_err(|_| lost())
+        seen.await.map_err(|_| not_ours())
     }
 
     /// Passes an event that is not kept on to the other listeners of a group.
@@ -151,7 +154,7 @@ impl Conversations {
     ) -> Result<(), RequestError> {
         let (tell, told) = oneshot::channel();
         self.request(conversation, Request::Signal(Box::new(event), from, tell)).await;
-        told.await.unwrap_or_else(|_| Err(not_found()))
+        told.await.unwrap_or_else(|_| Err(not_ours()))
     }
 
     /// Trims a conversation's log as a rule says, in the background.
@@ -159,24 +162,11 @@ impl Conversations {
         self.request(conversation, Request::Retain(retention)).await;
     }
 
-    /// Makes the session a listener of the conversation if it is active, and tells what there is.
+    /// Makes the session a listener of those of the conversations that are active, and tells what there is, in the order of
+    /// the ids; `None` for one that is not the user's. Those that sleep are read together.
     ///
     /// # Errors
-    /// As the wire says: `NOT_FOUND` also for a group that is not the user's.
-    pub async fn attend(
-        &self,
-        conversation: &ConversationId,
-        attending: &Attending,
-    ) -> Result<Attended, RequestError> {
-        let mut attended = self.attend_all(std::slice::from_ref(conversation), attending).await?;
-        attended.pop().flatten().ok_or_else(not_found)
-    }
-
-    /// The same for several conversations, in the order of the ids; `None` for one that is not the user's. Those that
-    /// sleep are read together.
-    ///
-    /// # Errors
-    /// One of them cannot be read now.
+    /// One of them cannot be read now, or is not served here (`MOVED`).
     pub async fn attend_all(
         &self,
         conversations: &[ConversationId],
@@ -215,7 +205,7 @@ impl Conversations {
             }
         }
         for (n, answer) in asked {
-            attended[n] = match answer.await.unwrap_or_else(|_| Err(lost())) {
+            attended[n] = match answer.await.unwrap_or_else(|_| Err(not_ours())) {
                 Ok(seen) => Some(seen),
                 Err(error) if error.code == ErrorCode::NOT_FOUND => None,
                 Err(error) => return Err(error),
@@ -234,6 +224,13 @@ impl Conversations {
         if asleep.is_empty() {
             return Ok(Vec::new());
         }
+        // Only who owns them may say where they end.
+        let owner = &self.0.owner;
+        let shards = asleep.iter().map(|n| self.0.map.of_conversation(&conversations[*n]));
+        let epochs: Vec<_> = shards.map(|shard| (shard, owner.epoch(shard))).collect();
+        if epochs.iter().any(|(_, epoch)| epoch.is_none()) {
+            return Err(not_ours());
+        }
         let stores = &self.0.surroundings.stores;
         let ids: Vec<ConversationId> = asleep.iter().map(|n| conversations[*n].clone()).collect();
         let tails = stores.log.tails(&ids).await.map_err(|error| unreadable(&error))?;
@@ -245,6 +242,9 @@ impl Conversations {
             let user = &attending.asking.user;
             stores.groups.memberships(user, &groups).await.map_err(|error| unreadable(&error))?
         };
+        if epochs.iter().any(|(shard, epoch)| owner.epoch(*shard) != *epoch) {
+            return Err(not_ours());
+        }
         let mut memberships = memberships.into_iter();
         let found = asleep.iter().zip(ids).zip(tails).map(|((n, id), tail)| {
             let visible = match id.group_id() {
@@ -272,6 +272,9 @@ impl Conversations {
 
     /// Whether a conversation that sleeps may be activated for a request: made-up ids of groups must not take memory.
     async fn may_activate(&self, conversation: &ConversationId, creates: bool) -> Result<(), RequestError> {
+        if self.0.owner.epoch(self.0.map.of_conversation(conversation)).is_none() {
+            return Err(not_ours());
+        }
         if creates || matches!(conversation.kind(), ConversationKind::Direct(..)) {
             return Ok(());
         }
@@ -399,6 +402,16 @@ impl Conversations {
         gone
     }
 
+    /// Every active conversation.
+    pub fn for_each(&self, mut visit: impl FnMut(&ConversationHandle)) {
+        self.0.active.iter().for_each(|entry| visit(entry.value()));
+    }
+
+    /// An active conversation.
+    pub fn handle(&self, conversation: &ConversationId) -> Option<ConversationHandle> {
+        self.0.active.get(conversation).map(|handle| handle.clone())
+    }
+
     /// How many conversations are active.
     pub fn active(&self) -> usize {
         self.0.active.len()
@@ -471,20 +484,6 @@ fn unreadable(error: &ReadError) -> RequestError {
     RequestError::not_done(ErrorCode::UNAVAILABLE, "the store cannot be read").retry_after(1_000)
 }
 
-fn not_ours() -> RequestError {
-    let error = RequestError::not_done(ErrorCode::UNAVAILABLE, "the conversation is not served here now");
-    error.retry_after(500)
-}
-
-fn perhaps() -> RequestError {
-    let error = RequestError::unknown(ErrorCode::UNAVAILABLE, "the conversation is restarting");
-    error.retry_after(200)
-}
-
-fn lost() -> RequestError {
-    RequestError::not_done(ErrorCode::UNAVAILABLE, "the conversation is restarting").retry_after(200)
-}
-
 struct ShardActor {
     shard: ShardId,
     conversations: Conversations,
@@ -526,7 +525,7 @@ impl ShardActor {
             }
             Err(error) => {
                 tracing::error!(%conversation, %error, "a conversation cannot be started");
-                request.refuse(lost());
+                request.refuse(not_ours());
             }
         }
     }

@@ -136,7 +136,7 @@ impl SigningKey {
             .expect("HMAC takes every key, and the claims have a form in JSON")
     }
 
-    pub(super) fn bytes(&self) -> &[u8; KEY_BYTES] {
+    pub(crate) fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.bytes
     }
 }

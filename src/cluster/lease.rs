@@ -131,7 +131,7 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::membership::NodeId;
+    use super::super::membership::{Addresses, NodeId};
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -140,7 +140,13 @@ mod tests {
 
     fn row(n: u128, beat: u64) -> PeerRow {
         let incarnation = Incarnation(uuid::Uuid::from_u128(n));
-        PeerRow { incarnation, node: NodeId(n.to_string()), beat, draining: false }
+        PeerRow {
+            incarnation,
+            node: NodeId(n.to_string()),
+            beat,
+            draining: false,
+            addresses: Addresses::default(),
+        }
     }
 
     #[test]

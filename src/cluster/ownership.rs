@@ -64,6 +64,8 @@ pub enum Input<T> {
     Durable(ShardId, Epoch, T),
     /// The write stamps of the shard's epoch are nearly used up: it is given back and claimed anew.
     Renew(ShardId),
+    /// Somebody says that it gave this shard back: if it is wanted here, it is read at once.
+    Released(ShardId),
     /// Give everything back.
     Drain,
 }
@@ -132,6 +134,8 @@ pub struct Ownership<T> {
     renewing: BTreeSet<ShardId>,
     joined: bool,
     draining: bool,
+    /// When it begins to give back: by then the others have seen that it drains, and want what it has.
+    gives_back_at: Option<Duration>,
     dead: bool,
     reading_peers: bool,
     /// Owners that had no row as a node when the read of the nodes began.
@@ -156,6 +160,7 @@ impl<T> Ownership<T> {
             renewing: BTreeSet::new(),
             joined: false,
             draining: false,
+            gives_back_at: None,
             dead: false,
             reading_peers: false,
             suspects: BTreeSet::new(),
@@ -169,9 +174,20 @@ impl<T> Ownership<T> {
         self.shards.get(shard.0 as usize).and_then(ShardClaim::open)
     }
 
+    /// How many shards this node should serve, as far as it knows; 0 before it has seen the others.
+    pub fn wanted(&self) -> usize {
+        self.wanted.iter().filter(|wanted| **wanted).count()
+    }
+
+    /// The other nodes that look alive.
+    pub fn alive(&self) -> impl Iterator<Item = &PeerRow> {
+        let (me, fences) = (self.me, &self.fences);
+        self.peers.rows().filter(move |row| row.incarnation != me && !fences.is_demanded(row.incarnation))
+    }
+
     /// Whether everything was given back after [`Input::Drain`].
     pub fn is_drained(&self) -> bool {
-        self.draining && self.shards.iter().all(ShardClaim::is_given_back)
+        self.draining && self.gives_back_at.is_none() && self.shards.iter().all(ShardClaim::is_given_back)
     }
 
     /// Takes one input.
@@ -203,9 +219,19 @@ impl<T> Ownership<T> {
                     self.renewing.insert(shard);
                 }
             }
+            Input::Released(shard) => {
+                if self.wanted[shard.0 as usize] {
+                    self.shards[shard.0 as usize].doubt();
+                }
+            }
             Input::Drain => {
                 self.draining = true;
-                self.wanted.fill(false);
+                if self.alive().next().is_some() {
+                    // They look once an interval, and what they find is at most one interval old.
+                    self.gives_back_at = Some(now.monotonic + self.interval * 2 + self.interval / 4);
+                } else {
+                    self.wanted.fill(false);
+                }
             }
         }
         self.go_on(outputs);
@@ -214,6 +240,10 @@ impl<T> Ownership<T> {
     fn tick(&mut self, now: Moment, outputs: &mut Vec<Output<T>>) {
         if let Some(beat) = self.beats.due(now.boot_time) {
             outputs.push(Output::WriteBeat { beat, draining: self.draining });
+        }
+        if self.gives_back_at.is_some_and(|at| at <= now.monotonic) {
+            self.gives_back_at = None;
+            self.wanted.fill(false);
         }
         if now.monotonic < self.next_look {
             return;

@@ -15,8 +15,6 @@ use crate::storage::{ReadError, WriteError};
 pub struct Beat {
     /// The row as others are to see it.
     pub row: PeerRow,
-    /// Where others reach the node.
-    pub addresses: String,
     /// After this the row goes by itself.
     pub ttl: Duration,
 }

@@ -101,7 +101,7 @@ impl AdminApi for NodeAdmin {
         let Services { metrics, sessions, conversations, .. } = &*self.behind.services;
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.sessions.set(count(sessions.len()));
-        metrics.conversations_active.set(count(conversations.active()));
+        metrics.conversations_active.set(count(conversations.here().active()));
         metrics.set_memory(&looking::memory(&self.behind.services, &self.behind.store).await);
         metrics.render()
     }

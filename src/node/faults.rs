@@ -90,8 +90,8 @@ impl Faults {
                 });
                 return found;
             }
-            Fault::PanicConversation(id) => return services.conversations.inject_panic(&id),
-            Fault::PanicShard(id) => return services.conversations.inject_shard_panic(&id),
+            Fault::PanicConversation(id) => return services.conversations.here().inject_panic(&id),
+            Fault::PanicShard(id) => return services.conversations.here().inject_shard_panic(&id),
             Fault::PanicDirectory(user) => services.directory.inject_panic(&user),
             Fault::PanicHub(id) => services.hub.inject_panic(&id),
             Fault::DelayCommits(ms) => self.delay_ms.store(ms, Ordering::Relaxed),

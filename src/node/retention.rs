@@ -70,7 +70,7 @@ async fn look_over(services: &Services, rules: Vec<(ConversationId, Retention)>)
         };
         let first = first.map(|row| row.entry.time);
         if !has_nothing_to_trim(rule, &tail, first, now) {
-            services.conversations.retain(conversation, rule).await;
+            services.conversations.here().retain(conversation, rule).await;
         }
     }
     Ok(())

@@ -65,7 +65,7 @@ impl Actor for NodeActor {
 impl Supervised {
     async fn restart(&self, dead: &ActorCell, supervisor: &ActorCell) -> Result<ActorKind, ractor::SpawnErr> {
         if self.directory.restart(dead, supervisor).await? {
-            self.sessions.for_each(|session| self.directory.restore(session.clone()));
+            self.directory.restore(self.sessions.all());
             self.conversations.refresh();
             return Ok(ActorKind::Directory);
         }

@@ -31,7 +31,7 @@ impl WriteStamp {
 }
 
 /// One value beside its keys (conversation, seq): a write replaces all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRow {
     /// Its number.
     pub seq: Seq,

@@ -17,16 +17,51 @@ pub struct ClusterState {
     pub shards: u64,
     /// Lives of it that are over: it could not write its signs of life, or was fenced.
     pub lives_over: u64,
+    /// Links to other nodes that stand.
+    pub links_up: u64,
+    /// Links that broke.
+    pub links_broken: u64,
+    /// Frames sent over links.
+    pub link_frames: u64,
+    /// Bytes sent over links.
+    pub link_bytes: u64,
+    /// What was not sent because too much waited for a peer.
+    pub link_busy: u64,
+    /// Connections to the link listener that were refused.
+    pub link_refused: u64,
 }
 
 impl Collector for Source<ClusterState> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let ClusterState { shards, lives_over } = self.read();
-        let gauge = ConstGauge::new(i64::try_from(shards).unwrap_or(i64::MAX));
-        let help = "Shards of the cluster that this node serves; 0 on the embedded store";
-        gauge.encode(encoder.encode_descriptor("cluster_shards", help, None, MetricType::Gauge)?)?;
-        let counter = ConstCounter::new(lives_over);
-        let help = "Times this node took itself for dead, or was fenced, and began anew";
-        counter.encode(encoder.encode_descriptor("cluster_lives_over", help, None, MetricType::Counter)?)
+        let state = self.read();
+        let gauges = [
+            (
+                "cluster_shards",
+                "Shards of the cluster that this node serves; 0 on the embedded store",
+                state.shards,
+            ),
+            ("links_up", "Links to other nodes that stand", state.links_up),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let counters = [
+            (
+                "cluster_lives_over",
+                "Times this node took itself for dead, or was fenced, and began anew",
+                state.lives_over,
+            ),
+            ("links_broken", "Links to other nodes that broke", state.links_broken),
+            ("link_frames", "Frames sent to other nodes, answers left out", state.link_frames),
+            ("link_bytes", "Bytes sent to other nodes, answers left out", state.link_bytes),
+            ("link_busy", "What was not sent because too much waited for another node", state.link_busy),
+            ("link_refused", "Connections to the link listener that were refused", state.link_refused),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod browser;
 mod catchup;
 mod changes;
 mod chat;
+mod cluster;
 mod cql;
 mod durability;
 mod faults;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use convoke::actors::conversation::change::Targets;
 use convoke::cluster::claim::{Decision, ShardRow};
 use convoke::cluster::confirm::FenceRead;
-use convoke::cluster::membership::{Incarnation, NodeId, PeerRow};
+use convoke::cluster::membership::{Addresses, Incarnation, NodeId, PeerRow};
 use convoke::cluster::ownership::{DeadReason, Input, Moment, Output};
 use convoke::cluster::shard_map::{ShardId, ShardMap};
 use convoke::storage::{AppendError, Epoch};
@@ -223,7 +223,13 @@ impl World {
             Output::ReadShard(shard) if fails => Input::ShardRead(shard, None),
             Output::ReadFence if fails => Input::FenceRead(FenceRead::Failed),
             Output::WriteBeat { beat, draining } => {
-                let row = PeerRow { incarnation, node: self.nodes[at].id.clone(), beat, draining };
+                let row = PeerRow {
+                    incarnation,
+                    node: self.nodes[at].id.clone(),
+                    beat,
+                    draining,
+                    addresses: Addresses::default(),
+                };
                 self.store.nodes.insert(incarnation, row);
                 Input::BeatWritten(true)
             }

@@ -11,9 +11,10 @@ use super::group::{Asking, Decided};
 use crate::auth::Role;
 use crate::storage::row::OUTDATED;
 use crate::storage::{Change, LogRow, Projection, ReactionRow, WriteStamp};
+use serde::{Deserialize, Serialize};
 
 /// What is to happen to a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeCommand {
     /// It is taken back.
     Recall {

@@ -41,6 +41,7 @@ use crate::auth::Role;
 use crate::clock::Now;
 use crate::storage::row::NO_MESSAGE;
 use crate::storage::{Entry, Epoch, Hint, LogRow, LogStart, Projection, WriteStamp};
+use serde::{Deserialize, Serialize};
 
 /// The bounds of one conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Default for CoreLimits {
 }
 
 /// Something to be numbered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendCommand {
     /// Who sends it; in a direct conversation one of the two (checked before).
     pub sender: UserId,
@@ -133,7 +134,7 @@ pub enum Effect<R> {
 }
 
 /// The highest committed message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Its number; 0 in an empty conversation.
     pub seq: Seq,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use convoke_protocol::id::{ClientId, MessageId, Seq, Timestamp, UserId};
 
 use crate::storage::LogRow;
+use serde::{Deserialize, Serialize};
 
 /// For how long after the first attempt a retry is recognised; told to clients in `Welcome`.
 pub const WINDOW: Duration = Duration::from_secs(120);
@@ -20,7 +21,7 @@ pub const RETENTION: Duration = Duration::from_secs(150);
 pub const MAX_ENTRIES: usize = 200_000;
 
 /// The place a committed send got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Its number.
     pub seq: Seq,

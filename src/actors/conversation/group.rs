@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::group::{GroupInfo, GroupMember, GroupProfile, GroupRole};
 use convoke_protocol::id::{GroupId, Seq, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub(in crate::actors) use self::decide::json;
@@ -35,7 +36,7 @@ impl Default for GroupLimits {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asking {
     /// The user.
     pub user: UserId,
@@ -78,7 +79,7 @@ fn ended() -> RequestError {
 }
 
 /// A group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     row: GroupRow,
     /// Those who left too: they may read what was said before.

@@ -1,12 +1,13 @@
 //! A conversation that serves: performs what its core decides, and knows who listens.
 
 mod asking;
+mod listening;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::id::{MessageId, Seq, SessionId, Timestamp, UserId};
 use convoke_protocol::request::changes::Retention;
@@ -21,6 +22,8 @@ use super::dedup::Place;
 use super::group::{Visibility, not_found};
 use super::{Activation, Attended, Attending, Beginning, ConversationHandle, Owed, Request, StampSource};
 use crate::actors::hub::Publication;
+use crate::actors::peer::hubs::Places;
+use crate::actors::peer::{Seat, not_ours, perhaps_moved};
 use crate::actors::reply::Answered;
 use crate::auth::Role;
 use crate::storage::{AppendError, LogRow, LogStart, WriteStamp};
@@ -58,9 +61,13 @@ pub(super) struct Serving {
     handle: ConversationHandle,
     /// Whose sessions listen by themselves: the users of a direct conversation, the members of a group.
     watched: HashSet<UserId>,
-    listeners: HashMap<SessionId, UserId>,
-    /// Watched users whose directories have not answered yet: the steps wait for them.
+    listeners: HashMap<Seat, UserId>,
+    /// On which nodes they are.
+    places: Places,
+    /// Watched users whose directories have not answered yet: the steps wait for them, but not for long.
     unanswered: usize,
+    /// Until when, on the monotonic clock.
+    wait_until_ms: u64,
     steps: VecDeque<Step>,
     origins: Vec<(Seq, SessionId)>,
     /// After a loss every listener is told that it may have missed something.
@@ -74,6 +81,9 @@ pub(super) struct Serving {
 
 /// Confirmed rows above the hint, at which it is kept anew where others may own the conversation next.
 const HINT_EVERY: u64 = 200;
+
+/// How long a directory on another node is waited for before what is said goes to those who are known. Milliseconds.
+const WAIT_FOR_DIRECTORIES_MS: u64 = 1_000;
 
 impl Serving {
     pub(super) fn begin(activation: &Activation, handle: &ConversationHandle, beginning: Beginning) -> Self {
@@ -90,7 +100,9 @@ impl Serving {
             handle: handle.clone(),
             watched,
             listeners: HashMap::new(),
+            places: Places::new(),
             unanswered: 0,
+            wait_until_ms: 0,
             steps: VecDeque::new(),
             origins: Vec::new(),
             reset: false,
@@ -102,18 +114,13 @@ impl Serving {
         serving
     }
 
-    fn watch_all(&mut self, activation: &Activation) {
-        self.unanswered = self.watched.len();
-        activation.surroundings.directory.watch(self.watched.iter().cloned().collect(), &self.handle);
-    }
-
     /// Bytes on the heap, about: what is remembered for deduplication, members, listeners, what waits.
     pub(super) fn held_bytes(&self) -> usize {
         /// An entry of a hash table beside its key and value, at the usual load.
         const SLOT: usize = 8;
         self.core.held_bytes()
             + self.watched.capacity() * (size_of::<UserId>() + SLOT)
-            + self.listeners.capacity() * (size_of::<(SessionId, UserId)>() + SLOT)
+            + self.listeners.capacity() * (size_of::<(Seat, UserId)>() + SLOT)
             + self.steps.capacity() * size_of::<Step>()
             + self.origins.capacity() * size_of::<(Seq, SessionId)>()
     }
@@ -125,7 +132,7 @@ impl Serving {
     pub(super) fn end(&self, activation: &Activation) {
         let Activation { conversation, surroundings, .. } = activation;
         surroundings.directory.unwatch(self.watched.iter().cloned().collect(), conversation);
-        surroundings.hub.forget(conversation);
+        surroundings.hubs.forget(conversation, &self.places);
     }
 
     pub(super) fn take_wake(&mut self) -> Option<Duration> {
@@ -191,13 +198,10 @@ impl Serving {
 
     fn attend(&mut self, activation: &Activation, attending: &Attending) -> Result<Attended, RequestError> {
         let visible = self.visibility(attending)?;
-        let Attending { session, asking } = attending;
+        let Attending { seat, asking } = attending;
         // First a listener, then the head: what is committed after this head is pushed.
-        if visible.to.is_none()
-            && asking.role == Role::User
-            && self.listeners.insert(*session, asking.user.clone()).is_none()
-        {
-            activation.surroundings.hub.listen(&activation.conversation, vec![*session]);
+        if visible.to.is_none() && asking.role == Role::User && self.add(*seat, asking.user.clone()) {
+            activation.surroundings.hubs.listen(&activation.conversation, vec![*seat]);
         }
         Ok(Attended::cut(self.core.head(), self.core.start(), visible))
     }
@@ -213,7 +217,8 @@ impl Serving {
         if self.visibility(from)?.to.is_some() {
             return Err(not_found());
         }
-        activation.surroundings.hub.signal(&activation.conversation, event, from.session);
+        let hubs = &activation.surroundings.hubs;
+        hubs.signal(&activation.conversation, event, from.seat.session, &self.places);
         Ok(())
     }
 
@@ -272,8 +277,19 @@ impl Serving {
 
     pub(super) fn wake(&mut self, activation: &Activation) {
         let mut effects = Vec::new();
-        self.core.tick(activation.surroundings.clock.now(), &mut self.ids, &mut effects);
+        let now = activation.surroundings.clock.now();
+        self.core.tick(now, &mut self.ids, &mut effects);
         self.perform(activation, effects);
+        if self.unanswered > 0 && activation.surroundings.directory.has_peers() {
+            let left = Duration::from_millis(self.wait_until_ms).saturating_sub(now.monotonic);
+            if left.is_zero() {
+                // A directory is away: who is found there later catches up.
+                self.unanswered = 0;
+                self.go_on(activation);
+            } else {
+                self.wake = Some(self.wake.map_or(left, |earlier| earlier.min(left)));
+            }
+        }
     }
 
     fn perform(&mut self, activation: &Activation, effects: Vec<Effect<Owed>>) {
@@ -289,8 +305,9 @@ impl Serving {
     fn refuse_all(&mut self, effects: Vec<Effect<Owed>>) {
         for effect in effects {
             if let Effect::Answer { to, result } = effect {
-                let unknown = RequestError::unknown(ErrorCode::UNAVAILABLE, "the conversation moved");
-                to.refuse(result.err().unwrap_or(unknown.retry_after(200)));
+                // Whatever the core said of a fence is a move too.
+                let done = result.as_ref().err().is_none_or(|error| error.outcome == Outcome::UNKNOWN);
+                to.refuse(if done { perhaps_moved() } else { not_ours() });
             }
         }
         self.origins.clear();
@@ -336,7 +353,12 @@ impl Serving {
         let mut reply = match to {
             Owed::Reply(reply) => reply,
             // Nobody waits any more: fine.
-            Owed::Told(told) => return drop(told.send(result)),
+            Owed::Told(told, session) => {
+                if let (Ok(Some(place)), Some(session)) = (&result, session) {
+                    self.origins.push((place.seq, session));
+                }
+                return drop(told.send(result));
+            }
         };
         let answer = match result {
             Ok(Some(place)) => {
@@ -369,7 +391,13 @@ impl Serving {
         self.tell_hooks(activation, rows);
         if rows.iter().all(|row| row.entry.change.is_none()) {
             let (conversation, rows) = (activation.conversation.clone(), rows.clone());
-            self.steps.push_back(Step::Publish(Publication { conversation, rows, origins, answered }));
+            self.steps.push_back(Step::Publish(Publication {
+                conversation,
+                rows,
+                origins,
+                answered,
+                credit: None,
+            }));
             return self.go_on(activation);
         }
         let limits = activation.surroundings.limits.changes;
@@ -379,6 +407,7 @@ impl Serving {
             rows,
             origins: origins.clone(),
             answered: answered.take().unwrap_or_default(),
+            credit: None,
         };
         let mut segment: Vec<LogRow> = Vec::new();
         for row in rows.iter() {
@@ -416,20 +445,21 @@ impl Serving {
             match step {
                 Step::Publish(publication) => {
                     if !self.listeners.is_empty() {
-                        surroundings.hub.publish(publication);
+                        surroundings.hubs.publish(publication, &self.places);
                     }
                 }
                 Step::Watch(users) => {
                     let new: Vec<_> =
                         users.into_iter().filter(|user| self.watched.insert(user.clone())).collect();
-                    self.unanswered = new.len();
-                    surroundings.directory.watch(new, &self.handle);
+                    self.watch(activation, new);
                 }
                 Step::Leave(users) => {
                     self.watched.retain(|user| !users.contains(user));
-                    let gone = self.listeners.extract_if(|_, user| users.contains(user));
-                    for (session, _) in gone {
-                        surroundings.hub.leave(&activation.conversation, session);
+                    let of_them = self.listeners.iter().filter(|(_, user)| users.contains(user));
+                    let gone: Vec<Seat> = of_them.map(|(seat, _)| *seat).collect();
+                    for seat in gone {
+                        self.remove(seat);
+                        surroundings.hubs.leave(&activation.conversation, seat);
                     }
                     surroundings.directory.unwatch(users, &activation.conversation);
                 }
@@ -462,57 +492,5 @@ impl Serving {
             };
             hooks.after_commit(&activation.conversation, first.seq, last.seq, &offline);
         }
-    }
-
-    pub(super) fn watched(
-        &mut self,
-        activation: &Activation,
-        users: usize,
-        online: Vec<(UserId, SessionId)>,
-    ) {
-        let hub = &activation.surroundings.hub;
-        let mut added = Vec::new();
-        for (user, session) in online {
-            if self.watched.contains(&user) && self.listeners.insert(session, user).is_none() {
-                added.push(session);
-            }
-        }
-        self.unanswered = self.unanswered.saturating_sub(users);
-        if self.reset {
-            if self.unanswered == 0 {
-                self.reset = false;
-                let all = self.listeners.keys().copied().collect();
-                hub.reset(&activation.conversation, all, self.core.head().seq);
-            }
-        } else if !added.is_empty() {
-            hub.listen(&activation.conversation, added);
-        }
-        self.go_on(activation);
-    }
-
-    pub(super) fn session_changed(
-        &mut self,
-        activation: &Activation,
-        user: UserId,
-        session: SessionId,
-        online: bool,
-    ) {
-        let hub = &activation.surroundings.hub;
-        if online {
-            // A word of somebody who left meanwhile comes too late.
-            if self.watched.contains(&user) && self.listeners.insert(session, user).is_none() {
-                hub.listen(&activation.conversation, vec![session]);
-            }
-        } else if self.listeners.remove(&session).is_some() {
-            hub.leave(&activation.conversation, session);
-        }
-    }
-
-    pub(super) fn refresh(&mut self, activation: &Activation, handle: &ConversationHandle) {
-        self.handle = handle.clone();
-        self.listeners.clear();
-        self.reset = !self.watched.is_empty();
-        self.watch_all(activation);
-        self.go_on(activation);
     }
 }

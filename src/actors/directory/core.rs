@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{DeviceId, SessionId, UserId};
+use convoke_protocol::id::{DeviceId, SessionId, Timestamp, UserId};
 use convoke_protocol::request::session::DeviceClass;
 
 /// What happens when a device logs in that has a session already.
@@ -35,6 +35,8 @@ pub struct Presence<H> {
     pub device: DeviceId,
     /// What kind of device it is.
     pub device_class: DeviceClass,
+    /// When it logged in.
+    pub since: Timestamp,
     /// How to reach it.
     pub handle: H,
 }
@@ -103,11 +105,40 @@ impl<H: Clone, W: Clone + PartialEq> DirectoryCore<H, W> {
         Ok(replaced)
     }
 
-    /// Adds a session that was admitted before, without asking the policy (the directory is being made again).
-    pub fn restore(&mut self, user: &UserId, presence: Presence<H>) {
+    /// Adds a session that was admitted before, without asking the policy (the directory is being made again). Answers with
+    /// those that must be closed: of two sessions of one device, which were admitted while nobody could know of both, the older
+    /// one; it may be this one.
+    pub fn restore(&mut self, user: &UserId, presence: Presence<H>) -> Vec<Presence<H>> {
         let sessions = &mut self.user(user).sessions;
         sessions.retain(|other| other.session != presence.session);
+        let newer = |other: &Presence<H>| (other.since, other.session) > (presence.since, presence.session);
+        if sessions.iter().any(|other| other.device == presence.device && newer(other)) {
+            return vec![presence];
+        }
+        let replaced = sessions.extract_if(.., |other| other.device == presence.device).collect();
         sessions.push(presence);
+        replaced
+    }
+
+    /// Drops sessions and watchers; gives back which sessions.
+    pub fn drop_where(
+        &mut self,
+        session: impl Fn(&H) -> bool,
+        watcher: impl Fn(&W) -> bool,
+    ) -> Vec<(UserId, SessionId)> {
+        let mut dropped = Vec::new();
+        self.users.retain(|user, entry| {
+            let gone = entry.sessions.extract_if(.., |one| session(&one.handle));
+            dropped.extend(gone.map(|one| (user.clone(), one.session)));
+            entry.watchers.retain(|one| !watcher(one));
+            !entry.sessions.is_empty() || !entry.watchers.is_empty()
+        });
+        dropped
+    }
+
+    /// Keeps only these users.
+    pub fn retain(&mut self, stays: impl Fn(&UserId) -> bool) {
+        self.users.retain(|user, _| stays(user));
     }
 
     /// Takes a session out; says whether it was there.
@@ -172,6 +203,7 @@ mod tests {
             session: SessionId::generate(),
             device: DeviceId::new(device).expect("valid"),
             device_class: class,
+            since: Timestamp(0),
             handle: (),
         }
     }
@@ -206,6 +238,26 @@ mod tests {
             assert_eq!(code(result), expected, "case {n}");
         }
         assert_eq!(directory.sessions(&user).len(), 3);
+    }
+
+    #[test]
+    fn of_two_sessions_of_one_device_the_newer_stays() {
+        let user = UserId::new("alice").expect("valid");
+        let mut directory = DirectoryCore::<(), u32>::default();
+        let at = |time, device| Presence { since: Timestamp(time), ..presence(device, DeviceClass::MOBILE) };
+        let (older, newer, other) = (at(1, "phone"), at(2, "phone"), at(1, "desk"));
+        let ids = |all: Vec<Presence<()>>| all.iter().map(|one| one.session).collect::<Vec<_>>();
+        assert_eq!(ids(directory.restore(&user, older.clone())), []);
+        assert_eq!(ids(directory.restore(&user, older.clone())), []);
+        assert_eq!(ids(directory.restore(&user, newer.clone())), [older.session]);
+        assert_eq!(ids(directory.restore(&user, older.clone())), [older.session]);
+        assert_eq!(ids(directory.restore(&user, other.clone())), []);
+        assert_eq!(ids(directory.sessions(&user).to_vec()), [newer.session, other.session]);
+        directory.watch(&user, 7);
+        assert_eq!(directory.drop_where(|()| true, |_| false).len(), 2);
+        assert_eq!(directory.watchers(&user), [7]);
+        directory.retain(|_| false);
+        assert!(directory.is_empty());
     }
 
     #[test]

@@ -30,8 +30,9 @@ use crate::actors::conversation::core::SendCommand;
 use crate::actors::directory::Directory;
 use crate::actors::directory::core::SessionPolicy;
 use crate::actors::hub::Hub;
+use crate::actors::peer::routed::RoutedConversations;
+use crate::actors::peer::{Seat, SessionEntry};
 use crate::actors::reply::Reply;
-use crate::actors::shard::Conversations;
 use crate::auth::{Role, Verifier};
 use crate::clock::Clock;
 use crate::hooks::{self, Hooks};
@@ -88,7 +89,7 @@ pub struct Services {
     /// Who listens to what.
     pub hub: Hub,
     /// Who numbers messages.
-    pub conversations: Conversations,
+    pub conversations: RoutedConversations,
     /// What is kept.
     pub stores: Stores,
     /// The application's own rules.
@@ -283,16 +284,9 @@ impl SessionConnection {
             tracing::error!(%error, "a session cannot be started");
             not_done(ErrorCode::INTERNAL, "the session cannot be started")
         })?;
-        match services.directory.register(shared.clone(), rules.policy.clone()).await {
-            Ok(replaced) => {
-                for older in replaced {
-                    older.kick(ErrorCode::DEVICE_REPLACED, "the device logged in again");
-                }
-            }
-            Err(error) => {
-                actor.stop();
-                return Err(error);
-            }
+        if let Err(error) = services.directory.register(&shared, rules.policy.clone()).await {
+            actor.stop();
+            return Err(error);
         }
         let now = services.clock.now().monotonic;
         let rate = RateLimit::new(rules.send_burst, now);
@@ -368,7 +362,7 @@ impl SessionConnection {
             Request::Hide(ask) => boxed(reader.hide(ask)).await.map(Answer::Hidden),
             Request::Reactions(ask) => boxed(reader.reactions(ask)).await.map(Answer::ReactionsPage),
             Request::SendAs(ask) => boxed(reader.send_as(ask)).await.map(Answer::SentAs),
-            Request::ListSessions(_) => Ok(Answer::Sessions(list_sessions(services, &live.shared).await)),
+            Request::ListSessions(_) => list_sessions(services, &live.shared).await.map(Answer::Sessions),
             Request::CloseSession(close) => {
                 close_session(services, &live.shared.user, &close).await.map(Answer::SessionClosed)
             }
@@ -540,18 +534,18 @@ async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> 
     Ok(Acked {})
 }
 
-async fn list_sessions(services: &Services, asking: &SessionShared) -> Sessions {
-    let sessions = services.directory.sessions(&asking.user).await;
-    let info = |session: &Arc<SessionShared>| SessionInfo {
-        session: session.id,
-        device: session.device.clone(),
-        device_class: session.device_class,
-        app: session.app.clone(),
-        node: services.node.clone(),
-        since: session.since,
-        current: session.id == asking.id,
+async fn list_sessions(services: &Services, asking: &SessionShared) -> Result<Sessions, RequestError> {
+    let sessions = services.directory.sessions(&asking.user).await?;
+    let info = |(_, entry): (Seat, SessionEntry)| SessionInfo {
+        session: entry.session,
+        device: entry.device,
+        device_class: entry.device_class,
+        app: entry.app,
+        node: entry.node,
+        since: entry.since,
+        current: entry.session == asking.id,
     };
-    Sessions { sessions: sessions.iter().map(info).collect() }
+    Ok(Sessions { sessions: sessions.into_iter().map(info).collect() })
 }
 
 async fn close_session(
@@ -559,9 +553,10 @@ async fn close_session(
     user: &UserId,
     close: &CloseSession,
 ) -> Result<SessionClosed, RequestError> {
-    let sessions = services.directory.sessions(user).await;
-    if let Some(session) = sessions.iter().find(|session| session.id == close.session) {
-        session.kick(ErrorCode::CLOSED_BY_USER, "closed from another session of the user");
+    let sessions = services.directory.sessions(user).await?;
+    if let Some((seat, _)) = sessions.into_iter().find(|(seat, _)| seat.session == close.session) {
+        let message = "closed from another session of the user";
+        services.directory.close(seat, &services.sessions, ErrorCode::CLOSED_BY_USER, message);
     }
     Ok(SessionClosed {})
 }

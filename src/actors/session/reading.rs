@@ -21,6 +21,7 @@ use super::SessionShared;
 use super::dispatch::Services;
 use crate::actors::conversation::group::{Asking, not_found};
 use crate::actors::conversation::{Attended, Attending};
+use crate::actors::peer::Seat;
 use crate::auth::Role;
 use crate::storage::{LogRow, ReadError, ReadLimit, WriteError};
 
@@ -91,7 +92,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn attending(&self) -> Attending {
-        Attending { session: self.session.id, asking: self.asking() }
+        let at = self.services.conversations.peers().me();
+        Attending { seat: Seat { at, session: self.session.id }, asking: self.asking() }
     }
 
     /// Whether the user may know of the conversation, as far as its id tells: of a group its members decide. One that does
@@ -120,19 +122,13 @@ impl Reader<'_> {
     /// Tells an event that is not kept to the sessions of users who are online.
     pub(super) async fn tell_users(&self, users: &[UserId], event: &Event) {
         for user in users {
-            for session in self.services.directory.sessions(user).await {
-                session.tell_if_room(event);
-            }
+            self.services.directory.tell(user, event, None).await;
         }
     }
 
     /// The same to the user's other sessions.
     pub(super) async fn tell_other_devices(&self, event: &Event) {
-        for other in self.services.directory.sessions(&self.session.user).await {
-            if other.id != self.session.id {
-                other.tell_if_room(event);
-            }
-        }
+        self.services.directory.tell(&self.session.user, event, Some(self.session.id)).await;
     }
 
     /// Rows as this user sees them: with the reactions to them, and without what the user hid.

@@ -1,14 +1,14 @@
 //! What only services do, and the record of it.
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{Seq, UserId};
+use convoke_protocol::id::Seq;
 use convoke_protocol::message::MessageKind;
 use convoke_protocol::request::changes::{SendAs, SentAs};
 
 use super::dispatch::checked_body;
 use super::reading::Reader;
 use crate::actors::conversation::core::SendCommand;
-use crate::auth::{Role, SYSTEM_USER};
+use crate::auth::{Role, system_user};
 
 impl Reader<'_> {
     /// Writes down what a service did.
@@ -23,9 +23,8 @@ impl Reader<'_> {
         }
         let SendAs { retry, sender, conversation, content, reply_to, priority } = ask;
         let kind = if sender.is_some() { MessageKind::USER } else { MessageKind::SYSTEM };
-        let system = || UserId::new(SYSTEM_USER).expect("a valid name");
         let on_behalf = sender.is_some();
-        let sender = sender.unwrap_or_else(system);
+        let sender = sender.unwrap_or_else(system_user);
         let users = conversation.direct_users();
         if on_behalf && !users.is_empty() && !users.contains(&sender) {
             let text = format!("{sender} is not in that conversation");

@@ -52,11 +52,7 @@ pub(super) async fn signal(
         return Ok(SignalTaken {});
     }
     for user in users {
-        for other in services.directory.sessions(&user).await {
-            if other.id != session.id {
-                other.tell_if_room(&event);
-            }
-        }
+        services.directory.tell(&user, &event, Some(session.id)).await;
     }
     Ok(SignalTaken {})
 }

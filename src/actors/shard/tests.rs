@@ -14,6 +14,8 @@ use crate::actors::conversation::core::CoreLimits;
 use crate::actors::conversation::group::Asking;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hub;
+use crate::actors::peer::hubs::Hubs;
+use crate::actors::peer::outgoing::Peers;
 use crate::actors::session::SessionTable;
 use crate::clock::Clock;
 use crate::hooks::Hooks;
@@ -64,16 +66,19 @@ async fn rules_are_told_of_commits_and_of_who_is_offline() {
     let (clock, cell) = (Clock::new(0), root.get_cell());
     let sessions = SessionTable::default();
     let (tell, mut told) = mpsc::channel(8);
+    let map = ShardMap::new(4);
+    let known = (Peers::none(), map, "n1");
+    let hub = Hub::start(1, sessions, map, clock, &cell).await.expect("it starts");
     let surroundings = Surroundings {
         stores: Stores::of(Arc::new(MemoryStore::new())),
-        directory: Directory::start(1, None, &cell).await.expect("it starts"),
-        hub: Hub::start(1, sessions, clock, &cell).await.expect("it starts"),
+        directory: Directory::start(1, None, known, &cell).await.expect("it starts"),
+        hubs: Hubs::new(hub, Peers::none()),
         clock,
         limits: CoreLimits::default(),
         metrics: Arc::new(Metrics::new()),
         hooks: Arc::new(Told(tell)),
     };
-    let conversations = Conversations::new(ShardMap::new(4), Owner::Permanent(Epoch(1)), surroundings, cell);
+    let conversations = Conversations::new(map, Owner::Permanent(Epoch(1)), surroundings, cell);
     let team = ConversationId::new("g:team").expect("valid");
     let asking = Asking { user: user("alice"), role: Role::User };
     let members = vec![user("bob")];
@@ -93,7 +98,7 @@ async fn rules_are_told_of_commits_and_of_who_is_offline() {
         reply_to: None,
         previous: None,
     };
-    let place = conversations.send_told(team.clone(), Box::new(send)).await.expect("allowed");
+    let place = conversations.send_told(team.clone(), Box::new(send), None).await.await.expect("allowed");
     assert_eq!(place.seq, Seq(2));
     let mut next = async || {
         let coming = tokio::time::timeout(Duration::from_secs(30), told.recv());

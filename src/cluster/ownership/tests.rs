@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
 use super::*;
+use crate::cluster::membership::Addresses;
 
 const SHARDS: u32 = 12;
 const STEP_MS: u64 = 50;
@@ -144,7 +145,13 @@ impl Cluster {
             _ if !self.store_answers => failed(&output),
             Output::WriteBeat { beat, draining } => {
                 let Node { incarnation, id, .. } = &self.nodes[at];
-                let row = PeerRow { incarnation: *incarnation, node: id.clone(), beat, draining };
+                let row = PeerRow {
+                    incarnation: *incarnation,
+                    node: id.clone(),
+                    beat,
+                    draining,
+                    addresses: Addresses::default(),
+                };
                 self.rows.insert(*incarnation, row);
                 Input::BeatWritten(true)
             }

@@ -77,19 +77,19 @@ pub(super) async fn conversations(
     let limit = page.limit.clamp(1, MAX_LINES);
     let after = page.after.as_ref();
     let ids = match page.active {
-        true => services.conversations.active_after(after, limit),
+        true => services.conversations.here().active_after(after, limit),
         false => services.stores.retention.logs(after, limit).await?,
     };
     let tails = services.stores.log.tails(&ids).await?;
     let next = (ids.len() == limit).then(|| ids.last().cloned()).flatten();
     let line = |(conversation, tail): (ConversationId, crate::storage::Tail)| ConversationLine {
-        active: services.conversations.bytes_of(&conversation).is_some(),
+        active: services.conversations.here().bytes_of(&conversation).is_some(),
         head: tail.hinted.as_ref().map_or(Seq::ZERO, |row| row.seq),
         last: tail.hinted.map(|row| row.entry.time),
         conversation,
     };
     Ok(ConversationLines {
-        active: services.conversations.active(),
+        active: services.conversations.here().active(),
         conversations: ids.into_iter().zip(tails).map(line).collect(),
         next,
     })
@@ -116,7 +116,7 @@ async fn group_line(services: &Services, group: &GroupId) -> Result<Option<Group
         members,
         created_at: row.created_at,
         disbanded: row.disbanded_at.is_some(),
-        active: services.conversations.bytes_of(&ConversationId::group(group)).is_some(),
+        active: services.conversations.here().bytes_of(&ConversationId::group(group)).is_some(),
     }))
 }
 
@@ -126,7 +126,7 @@ pub(super) async fn conversation(
     id: &ConversationId,
 ) -> Result<Option<ConversationState>, ReadError> {
     let tail = services.stores.log.tails(std::slice::from_ref(id)).await?.pop();
-    let memory_bytes = services.conversations.bytes_of(id);
+    let memory_bytes = services.conversations.here().bytes_of(id);
     let Some(tail) = tail.filter(|tail| tail.hinted.is_some() || memory_bytes.is_some()) else {
         return Ok(None);
     };
@@ -189,8 +189,8 @@ pub(super) async fn memory(services: &Services, store: &NodeStore) -> Memory {
         sessions: services.sessions.len(),
         session_bytes,
         session_queue_bytes,
-        conversations: services.conversations.active(),
-        conversation_bytes: services.conversations.held_bytes(),
+        conversations: services.conversations.here().active(),
+        conversation_bytes: services.conversations.here().held_bytes(),
         listeners: hub.listeners,
         listener_bytes: hub.bytes,
         store_queue_bytes: stored.queue_bytes,

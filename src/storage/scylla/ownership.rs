@@ -131,11 +131,11 @@ impl ScyllaStore {
 impl OwnershipStore for ScyllaStore {
     fn write_beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<(), WriteError>> {
         async move {
-            let PeerRow { incarnation, node, beat: number, draining } = &beat.row;
+            let PeerRow { incarnation, node, beat: number, draining, addresses } = &beat.row;
+            let addresses = serde_json::to_string(addresses).unwrap_or_default();
             let ttl = i32::try_from(beat.ttl.as_secs()).unwrap_or(i32::MAX).max(1);
             let number = bigint(*number);
-            let row =
-                (incarnation.0, node.0.as_str(), beat.addresses.as_str(), number, *draining, number, ttl);
+            let row = (incarnation.0, node.0.as_str(), addresses.as_str(), number, *draining, number, ttl);
             Ok(self.cql().write(&self.cql().statements.put_beat, row).await?)
         }
         .boxed()
@@ -152,12 +152,16 @@ impl OwnershipStore for ScyllaStore {
         async move {
             type Kept = (Uuid, Option<String>, Option<String>, Option<i64>, Option<bool>);
             let rows: Vec<Kept> = self.cql().rows(&self.cql().statements.beats, ()).await?;
-            let peer = |(incarnation, node, _, beat, draining): Kept| {
+            let peer = |(incarnation, node, addresses, beat, draining): Kept| {
                 Some(PeerRow {
                     incarnation: Incarnation(incarnation),
                     node: NodeId(node?),
                     beat: number(beat?),
                     draining: draining.unwrap_or_default(),
+                    // A node of another version may say it in another way: then it is not reached from here.
+                    addresses: addresses
+                        .and_then(|text| serde_json::from_str(&text).ok())
+                        .unwrap_or_default(),
                 })
             };
             Ok(rows.into_iter().filter_map(peer).collect())

@@ -97,12 +97,18 @@ impl Load {
 
     /// Lets all senders loose until their connections end. Retries of what is unknown come first.
     pub(crate) async fn start(&mut self, node: &TestNode) -> Running {
-        self.spawn(node, true).await
+        self.spawn(&[node], true).await
     }
 
-    async fn spawn(&mut self, node: &TestNode, go_on: bool) -> Running {
+    /// The same, spread over nodes.
+    pub(crate) async fn start_on(&mut self, nodes: &[&TestNode]) -> Running {
+        self.spawn(nodes, true).await
+    }
+
+    async fn spawn(&mut self, nodes: &[&TestNode], go_on: bool) -> Running {
         let mut tasks = JoinSet::new();
-        for sender in self.senders.drain(..) {
+        for (n, sender) in self.senders.drain(..).enumerate() {
+            let node = nodes[n % nodes.len()];
             let client = TestClient::login(node, sender.framing, &sender.user, "phone").await;
             tasks.spawn(sender.run(client, go_on, self.acks.clone(), self.refusals.clone()));
         }
@@ -119,7 +125,7 @@ impl Load {
 
     /// Retries what is unknown, and compares what is there with what was acknowledged: nothing more, nothing less.
     pub(crate) async fn settle(&mut self, node: &TestNode) {
-        let running = self.spawn(node, false).await;
+        let running = self.spawn(&[node], false).await;
         self.ended(running).await;
         let mut begun = std::collections::HashMap::<_, u64>::new();
         for sender in &self.senders {

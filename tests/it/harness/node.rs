@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +23,7 @@ pub(crate) struct Setup {
     config: String,
     env: Vec<(String, String)>,
     wrapper: Vec<String>,
+    token_key: Option<String>,
     /// What `--tcp`, `--ws` and `--admin` say.
     listen: [String; 3],
 }
@@ -29,7 +31,8 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let any = || "127.0.0.1:0".to_owned();
-        Self { config: String::new(), env: Vec::new(), wrapper: Vec::new(), listen: [any(), any(), any()] }
+        let listen = [any(), any(), any()];
+        Self { config: String::new(), env: Vec::new(), wrapper: Vec::new(), token_key: None, listen }
     }
 }
 
@@ -48,6 +51,12 @@ impl Setup {
     /// Starts the node as the last arguments of another command, which ends when the node does.
     pub(crate) fn wrapped<S: Into<String>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
         self.wrapper = wrapper.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What it signs with, as others do too.
+    pub(crate) fn token_key(mut self, key: &str) -> Self {
+        self.token_key = Some(key.to_owned());
         self
     }
 
@@ -99,6 +108,12 @@ impl Process {
         let serve = convoke();
         let config = home.join("node.toml");
         std::fs::write(&config, &setup.config).unwrap();
+        if let Some(key) = &setup.token_key {
+            std::fs::create_dir_all(data).unwrap();
+            let file = data.join("token.key");
+            std::fs::write(&file, key).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let mut command = match setup.wrapper.split_first() {
             None => serve,
             Some((program, arguments)) => {

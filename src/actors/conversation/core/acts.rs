@@ -23,12 +23,13 @@ use crate::actors::conversation::group::{
 use crate::auth::Role;
 use crate::clock::Now;
 use crate::storage::{Entry, LogRow};
+use serde::{Deserialize, Serialize};
 
 /// The most commands that are loaded together.
 const MAX_LOADED: usize = 256;
 
 /// What is to happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// A message is changed.
     Change(ChangeCommand),
@@ -37,7 +38,7 @@ pub enum Act {
 }
 
 /// Who wants what to happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActCommand {
     /// Who asks.
     pub asking: Asking,

@@ -8,14 +8,14 @@ use convoke_protocol::group::{
 };
 use convoke_protocol::id::{GroupId, Seq, Timestamp, UserId};
 use convoke_protocol::message::{Content, ContentType, MessageKind};
-use serde::Serialize;
 
 use super::{Asking, Group, GroupLimits, ended, info, not_found, not_permitted, profile, wire_member};
 use crate::auth::{Role, SYSTEM_USER};
 use crate::storage::{Change, GroupRow, Left, LogStart, MemberRow};
+use serde::{Deserialize, Serialize};
 
 /// What of a group's profile is to be another.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProfileChange {
     /// Its name.
     pub name: Option<String>,
@@ -36,7 +36,7 @@ pub struct ProfileChange {
 }
 
 /// What is to happen to a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupCommand {
     /// It is made.
     Create {

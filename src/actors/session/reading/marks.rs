@@ -162,16 +162,13 @@ impl Reader<'_> {
     /// Tells the user's other devices, and of each direct conversation the peer. Members of a group ask for marks.
     async fn tell_moved(&self, moved: &[Standing]) {
         let Self { services, session, .. } = self;
-        let own = services.directory.sessions(&session.user).await;
         for Standing { conversation, mark, unread, .. } in moved {
             let event = Event::ReadMoved(ReadMoved {
                 conversation: conversation.clone(),
                 seq: mark.seq,
                 unread: *unread,
             });
-            for other in own.iter().filter(|other| other.id != session.id) {
-                other.tell_if_room(&event);
-            }
+            services.directory.tell(&session.user, &event, Some(session.id)).await;
             let Some(peer) = conversation.peer_of(&session.user).filter(|peer| *peer != session.user) else {
                 continue;
             };
@@ -180,9 +177,7 @@ impl Reader<'_> {
                 user: session.user.clone(),
                 seq: mark.seq,
             });
-            for session in services.directory.sessions(&peer).await {
-                session.tell_if_room(&event);
-            }
+            services.directory.tell(&peer, &event, None).await;
         }
     }
 

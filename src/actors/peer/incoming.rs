@@ -1,0 +1,421 @@
+//! What peers tell and ask, given to whom it concerns on this node; and what follows when something moves.
+//!
+//! Nothing here is kept on disk, and nothing must arrive: whenever a link stands anew, or another node serves a shard, what the
+//! other side has to know is told anew, and whoever may have missed pushes is told up to where.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use convoke_protocol::codec;
+use convoke_protocol::error_code::{ErrorCode, RequestError};
+use convoke_protocol::id::{ConversationId, Seq, SessionId};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use super::outgoing::Peers;
+use super::{
+    ActAnswer, Ask, AttendAnswer, Control, HeadsAnswer, LookAnswer, PlaceAnswer, Pushed, RegisterAnswer,
+    Seat, SessionEntry, SessionsAnswer, SignalAnswer, event_of, not_ours,
+};
+use crate::actors::conversation::Attending;
+use crate::actors::conversation::group::Asking;
+use crate::actors::directory::core::SessionPolicy;
+use crate::actors::directory::{Directory, SessionHandle, Watcher};
+use crate::actors::hub::{Hub, Publication};
+use crate::actors::reply::Answered;
+use crate::actors::session::SessionTable;
+use crate::actors::shard::Conversations;
+use crate::auth::{Role, system_user};
+use crate::cluster::link::{Answering, Credit, Incoming, Lane};
+use crate::cluster::membership::PeerId;
+use crate::cluster::owners::{Owners, Served};
+use crate::cluster::shard_map::ShardId;
+use crate::storage::Epoch;
+
+/// Moves that come one after the other are dealt with together.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Conversations whose heads are asked for together.
+const HEADS_PER_ASK: usize = 200;
+
+/// How often heads are asked for that could not be told.
+const HEADS_TRIES: usize = 20;
+
+/// The pause before they are asked for again.
+const HEADS_PAUSE: Duration = Duration::from_millis(250);
+
+/// Those of this node whom peers reach.
+#[derive(Clone)]
+pub struct Reached {
+    /// The other nodes.
+    pub peers: Peers,
+    /// Who serves what.
+    pub owners: Owners,
+    /// The conversations of this node.
+    pub conversations: Conversations,
+    /// Its directory.
+    pub directory: Directory,
+    /// Its hub.
+    pub hub: Hub,
+    /// Its sessions.
+    pub sessions: SessionTable,
+    /// How many sessions a user may have.
+    pub policy: Arc<dyn Fn() -> Arc<SessionPolicy> + Send + Sync>,
+}
+
+/// Somebody gave shards back.
+pub type Released = Box<dyn Fn(Vec<ShardId>) + Send + Sync>;
+
+/// Takes what peers say. Cheap to clone.
+#[derive(Clone)]
+pub struct FromPeers {
+    reached: Reached,
+    released: Arc<Released>,
+    moved: Arc<Moved>,
+    /// Processes that were taken for gone: should one come back, it tells its sessions anew.
+    gone: Arc<Mutex<HashSet<PeerId>>>,
+}
+
+/// Shards that are served by another than before, and were not dealt with yet.
+#[derive(Default)]
+struct Moved {
+    shards: Mutex<HashMap<ShardId, PeerId>>,
+    more: Notify,
+}
+
+fn read<T: serde::de::DeserializeOwned>(from: PeerId, body: &[u8]) -> Option<T> {
+    match codec::decode(body) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::error!(peer = %from, %error, "a peer says what this node does not understand");
+            None
+        }
+    }
+}
+
+fn answer<T: Serialize>(answering: Answering, value: &T) {
+    answering(codec::encode(value));
+}
+
+impl FromPeers {
+    /// Nothing moved yet. Must be called within a runtime.
+    pub fn new(reached: Reached, released: Released) -> Self {
+        let from_peers =
+            Self { reached, released: Arc::new(released), moved: Arc::default(), gone: Arc::default() };
+        let follows = from_peers.clone();
+        tokio::spawn(async move {
+            loop {
+                follows.moved.more.notified().await;
+                tokio::time::sleep(GATHER).await;
+                let moved = std::mem::take(&mut *follows.moved.shards.lock());
+                follows.follow(moved).await;
+            }
+        });
+        from_peers
+    }
+
+    /// This process serves a shard now.
+    pub fn opened(&self, shard: ShardId, epoch: Epoch) {
+        let Reached { peers, owners, .. } = &self.reached;
+        self.note_moved(peers.me(), owners.serves(peers.me(), &[(shard, epoch)]));
+        peers.tell_all(&Control::Serves(vec![(shard.0, epoch)]));
+    }
+
+    /// It serves it no more.
+    pub fn closed(&self, shard: ShardId, epoch: Epoch) {
+        let Reached { peers, owners, directory, .. } = &self.reached;
+        owners.stops(peers.me(), &[(shard, epoch)]);
+        directory.shards_lost(&Arc::new(HashSet::from([shard])));
+        peers.tell_all(&Control::Stops(vec![(shard.0, epoch)]));
+    }
+
+    /// It gave it back.
+    pub fn gave_back(&self, shard: ShardId) {
+        self.reached.peers.tell_all(&Control::Released(vec![shard.0]));
+    }
+
+    /// A process is gone for good.
+    pub fn gone(&self, peer: PeerId) {
+        self.gone.lock().insert(peer);
+        self.reached.owners.forget(peer);
+        self.reached.directory.peer_gone(peer);
+        self.reached.conversations.for_each(|conversation| conversation.peer_gone(peer));
+    }
+
+    fn note_moved(&self, to: PeerId, shards: Vec<ShardId>) {
+        if !shards.is_empty() {
+            self.moved.shards.lock().extend(shards.into_iter().map(|shard| (shard, to)));
+            self.moved.more.notify_one();
+        }
+    }
+
+    /// What follows when shards are served by another than before: sessions and watches of their users are told there, and
+    /// listeners of their conversations catch up with what the former owner could not push any more.
+    async fn follow(&self, moved: HashMap<ShardId, PeerId>) {
+        let shards: Arc<HashSet<ShardId>> = Arc::new(moved.keys().copied().collect());
+        self.tell_users(&shards);
+        let mut by_owner: HashMap<PeerId, Vec<ConversationId>> = HashMap::new();
+        let map = self.reached.owners.map();
+        for conversation in self.reached.hub.listened(&shards).await {
+            if let Some(owner) = moved.get(&map.of_conversation(&conversation)) {
+                by_owner.entry(*owner).or_default().push(conversation);
+            }
+        }
+        for (owner, conversations) in by_owner {
+            let follows = self.clone();
+            // Beside what moves next: an owner may be slow.
+            tokio::spawn(async move { follows.catch_up(owner, conversations).await });
+        }
+    }
+
+    /// The directories of these shards' users are told of this node's sessions and of its conversations' watches.
+    fn tell_users(&self, shards: &Arc<HashSet<ShardId>>) {
+        let map = self.reached.owners.map();
+        let mut sessions = Vec::new();
+        self.reached.sessions.for_each(|session| {
+            if shards.contains(&map.of_user(&session.user)) {
+                sessions.push(session.clone());
+            }
+        });
+        self.reached.directory.restore(sessions);
+        self.reached.conversations.for_each(|conversation| conversation.watch_again(shards));
+    }
+
+    async fn catch_up(&self, owner: PeerId, conversations: Vec<ConversationId>) {
+        for some in conversations.chunks(HEADS_PER_ASK) {
+            for _ in 0..HEADS_TRIES {
+                let heads: HeadsAnswer = if owner == self.reached.peers.me() {
+                    self.heads(some).await
+                } else {
+                    self.reached.peers.ask(owner, &Ask::Heads(some.to_vec())).await
+                };
+                match heads {
+                    Ok(heads) => {
+                        for (conversation, head) in some.iter().zip(heads) {
+                            self.reached.hub.catch_up(conversation, head);
+                        }
+                        break;
+                    }
+                    // It moved on: whoever has it now makes this anew.
+                    Err(error) if error.code == super::MOVED => break,
+                    Err(_) => tokio::time::sleep(HEADS_PAUSE).await,
+                }
+            }
+        }
+    }
+
+    async fn heads(&self, conversations: &[ConversationId]) -> HeadsAnswer {
+        let asking = Asking { user: system_user(), role: Role::Service };
+        let seat = Seat { at: self.reached.peers.me(), session: SessionId::generate() };
+        let attending = Attending { seat, asking };
+        let seen = self.reached.conversations.attend_all(conversations, &attending).await?;
+        Ok(seen.into_iter().map(|seen| seen.map_or(Seq::ZERO, |seen| seen.head.seq)).collect())
+    }
+
+    fn control(&self, from: PeerId, control: Control) {
+        let Reached { owners, conversations, directory, sessions, .. } = &self.reached;
+        let served = |all: Vec<(u32, Epoch)>| -> Vec<Served> {
+            all.into_iter().map(|(shard, epoch)| (ShardId(shard), epoch)).collect()
+        };
+        match control {
+            Control::Serves(all) => self.note_moved(from, owners.serves(from, &served(all))),
+            Control::Stops(all) => owners.stops(from, &served(all)),
+            Control::Released(all) => (self.released)(all.into_iter().map(ShardId).collect()),
+            Control::Restore(entries) => {
+                for entry in entries {
+                    if self.serves_user(&entry) {
+                        directory.restore_here(SessionHandle::There(from, Arc::new(entry)));
+                    }
+                }
+            }
+            Control::Unregister(user, session) => directory.unregister_here(&user, session),
+            Control::Watch(conversation, users) => {
+                directory.watch_here(users, &Watcher::There(from, conversation));
+            }
+            Control::Unwatch(conversation, users) => {
+                directory.unwatch_here(users, Some(from), &conversation);
+            }
+            Control::Watched(conversation, users, online) => match conversations.handle(&conversation) {
+                // One that ended in between is taken out by its former watch's end.
+                Some(handle) => drop(handle.watched(users as usize, online)),
+                None => self.watches_no_more(from, conversation, online),
+            },
+            Control::SessionChanged { conversation, user, seat, online, late } => {
+                match conversations.handle(&conversation) {
+                    Some(handle) => drop(handle.session_changed(&user, seat, online, late)),
+                    None => self.watches_no_more(from, conversation, vec![(user, seat)]),
+                }
+            }
+            Control::Kick(session, reason, message) => {
+                if let Some(session) = sessions.get(session) {
+                    session.kick(reason, &message);
+                }
+            }
+            Control::Event(to, event) => {
+                let Some(event) = event_of(&event) else { return };
+                for session in to.into_iter().filter_map(|id| sessions.get(id)) {
+                    session.tell_if_room(&event);
+                }
+            }
+            Control::TellUser(user, except, event) => {
+                let Some(event) = event_of(&event) else { return };
+                let directory = directory.clone();
+                tokio::spawn(async move { directory.tell_here(&user, &event, except).await });
+            }
+            Control::Forgot => {
+                let all = owners.of_process(from).into_iter().map(|(shard, _)| shard).collect();
+                self.tell_users(&Arc::new(all));
+            }
+        }
+    }
+
+    /// A conversation that is not active here any more, or on another node, is told of users: its watches end.
+    fn watches_no_more(
+        &self,
+        at: PeerId,
+        conversation: ConversationId,
+        of: Vec<(convoke_protocol::id::UserId, Seat)>,
+    ) {
+        let mut users: Vec<_> = of.into_iter().map(|(user, _)| user).collect();
+        users.dedup();
+        self.reached.peers.tell(at, &Control::Unwatch(conversation, users));
+    }
+
+    fn serves_user(&self, entry: &SessionEntry) -> bool {
+        let Reached { owners, peers, .. } = &self.reached;
+        owners.of(owners.map().of_user(&entry.user)).is_some_and(|(owner, _)| owner == peers.me())
+    }
+
+    fn pushed(&self, pushed: Pushed, credit: Box<dyn Credit>) {
+        let hub = &self.reached.hub;
+        match pushed {
+            Pushed::Listen(conversation, sessions) => hub.listen(&conversation, sessions),
+            Pushed::ListenLate(conversation, sessions, head) => {
+                hub.listen_late(&conversation, sessions, head);
+            }
+            Pushed::Leave(conversation, session) => hub.leave(&conversation, session),
+            Pushed::Reset(conversation, sessions, head) => hub.reset(&conversation, sessions, head),
+            Pushed::Forget(conversation) => hub.forget(&conversation),
+            Pushed::Publish(conversation, rows, origins) => {
+                let (rows, answered, credit) = (rows.into(), Answered::default(), Some(credit));
+                hub.publish(Publication { conversation, rows, origins, answered, credit });
+            }
+            Pushed::Signal(conversation, event, from) => {
+                if let Some(event) = event_of(&event) {
+                    hub.signal(&conversation, event, from);
+                }
+            }
+        }
+    }
+
+    async fn register(&self, from: PeerId, entry: SessionEntry) -> RegisterAnswer {
+        if !self.serves_user(&entry) {
+            return Err(not_ours());
+        }
+        let policy = (self.reached.policy)();
+        self.reached.directory.register_here(SessionHandle::There(from, Arc::new(entry)), policy).await
+    }
+
+    async fn ask(&self, from: PeerId, ask: Ask, answering: Answering) {
+        let Reached { conversations, directory, .. } = &self.reached;
+        match ask {
+            // Sent before `asked` returned.
+            Ask::Send(..) => {}
+            Ask::Act(conversation, command) => {
+                let done: ActAnswer = conversations.act(conversation, command).await;
+                answer(answering, &done);
+            }
+            Ask::Attend(ids, attending) => {
+                let seen: AttendAnswer = conversations.attend_all(&ids, &attending).await;
+                answer(answering, &seen);
+            }
+            Ask::Look(conversation) => {
+                let seen: LookAnswer = conversations.look(conversation, |group| group.cloned()).await;
+                answer(answering, &seen);
+            }
+            Ask::Signal(conversation, event, attending) => {
+                let passed: SignalAnswer = match event_of(&event) {
+                    Some(event) => conversations.signal(conversation, event, attending).await,
+                    None => Ok(()),
+                };
+                answer(answering, &passed);
+            }
+            Ask::Register(entry) => {
+                let registered: RegisterAnswer = self.register(from, entry).await;
+                answer(answering, &registered);
+            }
+            Ask::Sessions(user) => {
+                let sessions: SessionsAnswer = Ok(directory.sessions_here(&user).await);
+                answer(answering, &sessions);
+            }
+            Ask::Heads(ids) => {
+                let heads: HeadsAnswer = self.heads(&ids).await;
+                answer(answering, &heads);
+            }
+        }
+    }
+}
+
+impl Incoming for FromPeers {
+    fn told(&self, from: PeerId, lane: Lane, body: Bytes, credit: Box<dyn Credit>) {
+        match lane {
+            Lane::Pushes => {
+                if let Some(pushed) = read(from, &body) {
+                    self.pushed(pushed, credit);
+                }
+            }
+            _ => {
+                if let Some(control) = read(from, &body) {
+                    self.control(from, control);
+                }
+            }
+        }
+    }
+
+    fn asked(&self, from: PeerId, body: Bytes, answering: Answering) -> BoxFuture<'_, ()> {
+        async move {
+            let ask = match read(from, &body) {
+                Some(Ask::Send(conversation, command, session)) => {
+                    let place = self.reached.conversations.send_told(conversation, command, session).await;
+                    tokio::spawn(async move {
+                        let place: PlaceAnswer = place.await;
+                        answer(answering, &place);
+                    });
+                    return;
+                }
+                Some(ask) => ask,
+                None => {
+                    let text = "the node that serves this does not understand the request";
+                    let unsupported: SignalAnswer =
+                        Err(RequestError::not_done(ErrorCode::UNAVAILABLE, text).retry_after(1_000));
+                    return answer(answering, &unsupported);
+                }
+            };
+            let asked = self.clone();
+            tokio::spawn(async move { asked.ask(from, ask, answering).await });
+        }
+        .boxed()
+    }
+
+    fn link_up(&self, to: PeerId) {
+        let Reached { peers, owners, conversations, .. } = &self.reached;
+        if self.gone.lock().remove(&to) {
+            peers.tell(to, &Control::Forgot);
+        }
+        let mine = owners.of_process(peers.me());
+        let mine = mine.into_iter().map(|(shard, epoch)| (shard.0, epoch)).collect();
+        peers.tell(to, &Control::Serves(mine));
+        let theirs = owners.of_process(to).into_iter().map(|(shard, _)| shard).collect();
+        self.tell_users(&Arc::new(theirs));
+        conversations.for_each(|conversation| conversation.tell_again(to));
+    }
+
+    fn link_down(&self, to: PeerId) {
+        // What is asked there meanwhile waits for the link, or for another owner.
+        tracing::debug!(peer = %to, "what goes to a peer waits");
+    }
+}

@@ -1,0 +1,187 @@
+//! Several nodes are one system: whoever connects where sees neither who serves what nor that it moves.
+//!
+//! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
+
+use convoke_protocol::error_code::ErrorCode;
+use convoke_protocol::frame::{Answer, Event};
+use convoke_protocol::framing::Framing;
+use convoke_protocol::request::session::ListSessions;
+
+use crate::harness::client::{End, conversation};
+use crate::harness::group::{create, group_conversation, to_group};
+use crate::harness::http::metric;
+use crate::harness::load::Load;
+use crate::harness::servers::Cluster;
+use crate::harness::{TestClient, TestNode, eventually};
+
+async fn shards(nodes: &[TestNode]) -> Vec<f64> {
+    let mut all = Vec::new();
+    for node in nodes {
+        all.push(metric(node, "convoke_cluster_shards").await);
+    }
+    all
+}
+
+/// Until every node has its share of the 32 shards, and links to all others.
+async fn settled(nodes: &[TestNode]) {
+    let others = nodes.len() as f64 - 1.0;
+    eventually("every node has its share", async || {
+        let all = shards(nodes).await;
+        let share = 32.0 / nodes.len() as f64;
+        let fair = all.iter().all(|count| (count - share).abs() <= 1.0) && all.iter().sum::<f64>() == 32.0;
+        let mut linked = true;
+        for node in nodes {
+            linked &= metric(node, "convoke_links_up").await == others;
+        }
+        (fair && linked).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn people_on_different_nodes_talk_as_on_one() {
+    let cluster = Cluster::with_schema().await;
+    let nodes = cluster.nodes(3).await;
+    settled(&nodes).await;
+    // Many pairs, so that owners of conversations and of users are on every node.
+    for pair in 0..12 {
+        let (left, right) = (format!("left-{pair}"), format!("right-{pair}"));
+        let at = |n: usize| &nodes[(pair + n) % 3];
+        let mut alice = TestClient::login(at(0), Framing::Tcp, &left, "phone").await;
+        let mut bob = TestClient::login(at(1), Framing::Tcp, &right, "phone").await;
+        let id = conversation(&left, &right);
+        for n in 1..=3 {
+            let sent = alice.say(&right, &format!("hello {n}")).await;
+            assert_eq!((sent.seq.0, bob.push().await.message.seq.0), (2 * n - 1, 2 * n - 1));
+            let sent = bob.say(&left, &format!("hello yourself {n}")).await;
+            assert_eq!((sent.seq.0, alice.push().await.message.seq.0), (2 * n, 2 * n));
+        }
+        assert_eq!(alice.pull_all(&id).await, bob.pull_all(&id).await);
+        // A third device, on the third node, sees it all, and gets what comes next.
+        let mut desk = TestClient::login(at(2), Framing::Tcp, &left, "desk").await;
+        assert_eq!(desk.pull_all(&id).await.len(), 6);
+        bob.say(&left, "and to your desk").await;
+        assert_eq!((desk.push().await.message.seq.0, alice.push().await.message.seq.0), (7, 7));
+        let Answer::Sessions(sessions) = desk.request(ListSessions {}).await else { panic!("no sessions") };
+        let mut on: Vec<_> = sessions.sessions.iter().map(|one| (one.device.as_str(), one.current)).collect();
+        on.sort_unstable();
+        assert_eq!(on, [("desk", true), ("phone", false)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_group_reaches_its_members_on_all_nodes() {
+    let cluster = Cluster::with_schema().await;
+    let nodes = cluster.nodes(3).await;
+    settled(&nodes).await;
+    for n in 0..4 {
+        let name = format!("team-{n}");
+        let users: Vec<String> = (0..6).map(|user| format!("member-{n}-{user}")).collect();
+        let mut clients = Vec::new();
+        for (place, user) in users.iter().enumerate() {
+            clients.push(TestClient::login(&nodes[place % 3], Framing::Tcp, user, "phone").await);
+        }
+        let members: Vec<&str> = users.iter().skip(1).map(String::as_str).collect();
+        let Answer::GroupCreated(made) = clients[0].request(create(&name, &members)).await else {
+            panic!("not created")
+        };
+        assert_eq!(made.conversation, group_conversation(&name));
+        for text in ["one", "two", "three"] {
+            let sender = clients.len() - 1;
+            clients[sender].request(to_group(&name, text)).await;
+        }
+        for client in clients.iter_mut().take(5) {
+            // The creation, and what was said, each once and in order.
+            let mut seen = Vec::new();
+            while seen.last() != Some(&4) {
+                seen.push(client.next_push().await.message.seq.0);
+            }
+            seen.retain(|seq| *seq > 1);
+            assert_eq!(seen, [2, 3, 4]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_device_has_one_session_on_all_nodes_together() {
+    let cluster = Cluster::with_schema().await;
+    let nodes = cluster.nodes(2).await;
+    settled(&nodes).await;
+    for n in 0..6 {
+        let user = format!("user-{n}");
+        let mut first = TestClient::login(&nodes[n % 2], Framing::Tcp, &user, "phone").await;
+        let mut second = TestClient::login(&nodes[(n + 1) % 2], Framing::Tcp, &user, "phone").await;
+        assert_eq!(first.end().await, End::Kicked(ErrorCode::DEVICE_REPLACED));
+        second.say(&user, "still here").await;
+    }
+}
+
+/// Sends go on at the other nodes while one is killed under load: none is lost, none doubled, and none refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn an_owner_that_is_killed_is_noticed_by_nobody_elsewhere() {
+    let cluster = Cluster::with_schema().await;
+    let mut nodes = cluster.nodes(3).await;
+    settled(&nodes).await;
+    let mut load = Load::of_pairs(6);
+    let running = load.start_on(&[&nodes[0], &nodes[1]]).await;
+    running.acked(200).await;
+    nodes[2].kill().await;
+    running.acked(400).await;
+    let survivors = &nodes[..2];
+    settled(survivors).await;
+    running.acked(600).await;
+    nodes[2].start_again().await;
+    settled(&nodes).await;
+    running.acked(800).await;
+    for node in nodes.iter_mut().rev() {
+        node.stop().await;
+    }
+    load.ended(running).await;
+    load.forget_refusals();
+    nodes[0].start_again().await;
+    load.settle(&nodes[0]).await;
+    nodes[0].stop().await;
+    cluster.check().await;
+}
+
+/// Nodes come and go in order, under load: no send fails, and who is sent elsewhere is told where.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn nodes_come_and_go_and_no_send_fails() {
+    let cluster = Cluster::with_schema().await;
+    let mut nodes = cluster.nodes(1).await;
+    let mut load = Load::of_pairs(6);
+    let running = load.start(&nodes[0]).await;
+    running.acked(100).await;
+    nodes.push(cluster.node("n2").start().await);
+    nodes.push(cluster.node("n3").start().await);
+    settled(&nodes).await;
+    running.acked(300).await;
+    let mut bystander = TestClient::login(&nodes[2], Framing::Tcp, "bystander", "phone").await;
+    nodes[2].stop().await;
+    let mut told = None;
+    while bystander.receive().await.is_some() {}
+    for event in bystander.take_events() {
+        if let Event::GoAway(go_away) = event {
+            told = Some(go_away);
+        }
+    }
+    let names: Vec<_> = told.expect("it is sent elsewhere").nodes.into_iter().map(|node| node.node).collect();
+    assert_eq!(names, ["n1", "n2"]);
+    nodes.pop();
+    settled(&nodes).await;
+    running.acked(500).await;
+    nodes[1].stop().await;
+    running.acked(700).await;
+    nodes[0].stop().await;
+    load.ended(running).await;
+    load.forget_refusals();
+    nodes[0].start_again().await;
+    load.settle(&nodes[0]).await;
+    nodes[0].stop().await;
+    cluster.check().await;
+}
