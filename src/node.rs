@@ -220,12 +220,13 @@ impl Node {
     async fn stop(self) -> anyhow::Result<()> {
         self.stopping.store(true, Ordering::Relaxed);
         self.net.stop_accepting();
-        if let Some(part) = &self.part {
-            // The others see it, and want what it has, while sessions are sent to them.
-            part.membership.begin_drain();
-        }
         let mut nodes = self.services.nodes.load().to_vec();
         nodes.retain(|node| node.node != self.config.node.id);
+        if let Some(part) = self.part.as_ref().filter(|_| !nodes.is_empty()) {
+            // The others see it, and want what it has, while sessions are sent to them. The last node gives its shards back
+            // when what its sessions asked is answered.
+            part.membership.begin_drain();
+        }
         let retry_after_ms = if nodes.is_empty() { COME_BACK_MS } else { 0 };
         let go_away = GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms, nodes };
         for session in self.services.sessions.all() {
