@@ -13,6 +13,7 @@
 //! A second signal ends the process at once. What was acknowledged is durable either way.
 
 mod admin_api;
+mod canary;
 mod cluster;
 mod engine;
 mod faults;
@@ -35,6 +36,7 @@ use convoke_protocol::id::UserId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::admin_api::{Behind, NodeAdmin};
+use self::canary::Canary;
 use self::cluster::{ClusterPart, Joining};
 use self::engine::{SessionEngine, core_limits, session_rules};
 use self::faults::Faults;
@@ -94,6 +96,7 @@ pub fn run(setup: Setup) -> anyhow::Result<()> {
         let node = Node::start(setup).await?;
         let broken = tokio::select! {
             () = signals.next() => None,
+            () = node.drain_asked() => None,
             () = node.part_ended() => Some("the node's part in its cluster ended: see the log"),
         };
         tracing::info!("stopping; a second signal ends the process at once");
@@ -179,8 +182,12 @@ impl Node {
             Some(joining) => Some(joining.join(&config, &services, &key, (file.tcp, file.ws)).await?),
             None => None,
         };
-        if let Some(part) = part.clone() {
-            services.metrics.watch_cluster(move || part.state());
+        let canary = match &part {
+            Some(_) => Some(Canary::start(&services).await?),
+            None => None,
+        };
+        if let (Some(part), Some(canary)) = (part.clone(), canary.clone()) {
+            services.metrics.watch_cluster(move || part.state(canary.age()));
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let link_key = key.clone();
@@ -189,6 +196,8 @@ impl Node {
             key,
             Behind {
                 store: store.clone(),
+                part: part.clone(),
+                canary,
                 services: services.clone(),
                 net: net.clone(),
                 tls,
@@ -207,6 +216,14 @@ impl Node {
         let interval = config.retention.sweep_interval_ms.duration();
         retention::start_sweep(&services, engine::default_retention(&config), interval);
         Ok(Self { config, store, part, online, services, net, admin, stopping })
+    }
+
+    /// Waits until an operator wants the node to end by what it is asked on some node; for ever on the embedded store.
+    async fn drain_asked(&self) {
+        match &self.part {
+            Some(part) => part.drain_asked().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until this node cannot own anything any more; for ever on the embedded store.

@@ -122,8 +122,12 @@ pub struct WhichConversation {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ConversationState {
     pub conversation: ConversationId,
+    /// In which shard it is, and which node serves that; absent on a node that is alone.
+    pub shard: Option<u32>,
+    pub owner: Option<String>,
+    /// Whether it is in memory on the node that is asked.
     pub active: bool,
-    /// Bytes of memory it holds while it is active.
+    /// Bytes of memory it holds there while it is active.
     pub memory_bytes: Option<usize>,
     /// Sessions of this node that get its pushes.
     pub listeners: usize,
@@ -209,4 +213,97 @@ pub struct AuditLine {
 pub struct AuditLines {
     /// The lines that are still in memory; the log has them all.
     pub lines: Vec<AuditLine>,
+}
+
+/// The nodes of a cluster, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLines {
+    /// All that give signs of life, as the node that is asked sees them.
+    pub nodes: Vec<NodeLine>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct NodeLine {
+    pub node: String,
+    /// How many shards it serves.
+    pub shards: usize,
+    /// Whether the node that is asked reaches it.
+    pub linked: bool,
+    pub draining: bool,
+    pub tcp: String,
+    pub ws: String,
+    pub link: String,
+    /// Whether it is the node that is asked.
+    pub this: bool,
+}
+
+/// Who serves which shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardLines {
+    /// All of them, in order.
+    pub shards: Vec<ShardLine>,
+}
+
+/// One shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ShardLine {
+    pub shard: u32,
+    /// Who serves it; absent while nobody does.
+    pub node: Option<String>,
+    /// How often it was claimed.
+    pub epoch: Option<u64>,
+}
+
+/// Which node is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhichNode {
+    /// Its name.
+    pub node: String,
+}
+
+/// Where a shard is to be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveShard {
+    /// Which.
+    pub shard: u32,
+    /// The node's name.
+    pub node: String,
+}
+
+/// Which user is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhichUser {
+    /// The id.
+    pub user: UserId,
+}
+
+/// What there is to say about a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct UserState {
+    pub user: UserId,
+    /// The shard of the user's directory; absent on a node that is alone.
+    pub shard: Option<u32>,
+    /// The node that has it.
+    pub directory: Option<String>,
+    /// The user's sessions on all nodes, oldest first.
+    pub sessions: Vec<UserSession>,
+}
+
+/// A session, wherever it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct UserSession {
+    pub session: SessionId,
+    pub node: String,
+    pub device: DeviceId,
+    pub device_class: String,
+    pub app: String,
+    pub since: Timestamp,
 }

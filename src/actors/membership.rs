@@ -42,6 +42,7 @@ enum Message {
     Wants(WantsConfirmation),
     Renew(ShardId),
     Released(Vec<ShardId>),
+    Pin(Vec<(ShardId, NodeId)>),
     Drain,
     /// The own row is gone, or that was not possible: it goes by itself.
     Left,
@@ -148,6 +149,11 @@ impl Membership {
     /// Somebody gave these shards back: those that should be served here are claimed at once.
     pub fn released(&self, shards: Vec<ShardId>) {
         let _ = self.actor.cast(Message::Released(shards));
+    }
+
+    /// Operators want these shards to be on these nodes.
+    pub fn pin(&self, pins: Vec<(ShardId, NodeId)>) {
+        let _ = self.actor.cast(Message::Pin(pins));
     }
 
     /// Begins to give everything back.
@@ -270,6 +276,12 @@ impl Actor for MembershipActor {
             Message::Released(shards) => {
                 for shard in shards {
                     state.take(&myself, Input::Released(shard));
+                }
+                return Ok(());
+            }
+            Message::Pin(pins) => {
+                for (shard, node) in pins {
+                    state.take(&myself, Input::Pin(shard, node));
                 }
                 return Ok(());
             }

@@ -129,6 +129,10 @@ pub enum Control {
     TellUser(UserId, Option<SessionId>, Vec<u8>),
     /// The teller lost what it knew of users: its sessions and watches are to be told again.
     Forgot,
+    /// An operator wants these shards to be on these nodes.
+    Pin(Vec<(u32, String)>),
+    /// An operator wants the told one to give everything back and end.
+    Drain,
 }
 
 /// Listeners of the told one and what they are to get, in one order.

@@ -27,6 +27,7 @@ use convoke_protocol::request::session::DeviceClass;
 use dashmap::DashMap;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
+use self::dispatch::Services;
 use self::egress::{Delivery, Egress};
 use crate::actors::directory::Directory;
 use crate::telemetry::line_limit::LineLimit;
@@ -63,6 +64,22 @@ impl std::fmt::Debug for SessionShared {
 }
 
 impl SessionShared {
+    /// A session of the node itself.
+    pub(crate) fn of_node(services: &Services, user: UserId, device: DeviceId, egress: Egress) -> Self {
+        Self {
+            id: SessionId::generate(),
+            user,
+            device,
+            device_class: DeviceClass::DESKTOP,
+            app: "the node itself".to_owned(),
+            since: services.clock.wall(),
+            egress: Arc::new(egress),
+            metrics: services.metrics.clone(),
+            failures: LineLimit::per_second(FAILURES_LOGGED_PER_S),
+            actor: OnceLock::new(),
+        }
+    }
+
     /// Closes the session with a reason; the client is told and does not come back by itself.
     pub fn kick(&self, reason: ErrorCode, message: &str) {
         self.tell(Message::Kick(reason, message.to_owned()));
@@ -202,11 +219,11 @@ impl Actor for SessionActor {
 }
 
 /// The session's actor as its connection holds it.
-struct SessionHandle(ActorRef<Message>);
+pub(crate) struct SessionHandle(ActorRef<Message>);
 
 impl SessionHandle {
     /// Starts the actor of a session that the directory has admitted, and lists it in the table.
-    async fn start(
+    pub(crate) async fn start(
         session: Arc<SessionShared>,
         directory: Directory,
         table: &SessionTable,

@@ -12,7 +12,7 @@
 //! - Before a release is sent the shard was closed; a dead node has closed all.
 //! - What is durable is confirmed only by a read of the own fence that began afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::claim::{Decision, ShardClaim, ShardRow, Todo};
@@ -66,6 +66,8 @@ pub enum Input<T> {
     Renew(ShardId),
     /// Somebody says that it gave this shard back: if it is wanted here, it is read at once.
     Released(ShardId),
+    /// An operator wants this shard to be on this node, as long as it is there.
+    Pin(ShardId, NodeId),
     /// Give everything back.
     Drain,
 }
@@ -130,6 +132,8 @@ pub struct Ownership<T> {
     shards: Vec<ShardClaim>,
     /// Whether this node should own the shard.
     wanted: Vec<bool>,
+    /// Shards that operators have put somewhere else than they would be.
+    pins: BTreeMap<ShardId, NodeId>,
     /// Shards that are given back although they are wanted, to be claimed anew.
     renewing: BTreeSet<ShardId>,
     joined: bool,
@@ -157,6 +161,7 @@ impl<T> Ownership<T> {
             confirm: ConfirmLine::new(),
             shards: vec![ShardClaim::new(me); shards],
             wanted: vec![false; shards],
+            pins: BTreeMap::new(),
             renewing: BTreeSet::new(),
             joined: false,
             draining: false,
@@ -222,6 +227,12 @@ impl<T> Ownership<T> {
             Input::Released(shard) => {
                 if self.wanted[shard.0 as usize] {
                     self.shards[shard.0 as usize].doubt();
+                }
+            }
+            Input::Pin(shard, node) => {
+                if (shard.0 as usize) < self.shards.len() {
+                    self.pins.insert(shard, node);
+                    self.want();
                 }
             }
             Input::Drain => {
@@ -326,6 +337,9 @@ impl<T> Ownership<T> {
         let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
         for (wanted, owner) in self.wanted.iter_mut().zip(rendezvous::assign(shards, &nodes)) {
             *wanted = nodes[owner] == self.node;
+        }
+        for (shard, node) in self.pins.iter().filter(|(_, node)| nodes.contains(node)) {
+            self.wanted[shard.0 as usize] = *node == self.node;
         }
     }
 

@@ -22,7 +22,9 @@ use crate::auth::Role;
 use crate::config::ReloadReport;
 use crate::config::section::KeyChange;
 use crate::node_file::NodeFile;
-use crate::operator::{AuditPage, Kicked, MAX_LINES, PageOf, WhichConversation, WhichSessions};
+use crate::operator::{
+    AuditPage, Kicked, MAX_LINES, MoveShard, PageOf, WhichConversation, WhichNode, WhichSessions, WhichUser,
+};
 
 /// The subject of the tokens made here, as it stands in the node's log.
 const OPERATOR: &str = "operator";
@@ -36,6 +38,8 @@ Examples:
   convoke admin sessions alice --json
   convoke admin kick alice --device phone
   convoke admin conversation g:team
+  convoke admin nodes                         the nodes of the cluster
+  convoke admin drain n2                      send n2's clients and shards elsewhere, and end it
   convoke admin memory                        where the node's memory is
   convoke admin backup /backup/monday.convoke
   convoke admin reload --data /var/lib/convoke
@@ -93,6 +97,35 @@ enum What {
     Groups {
         #[command(flatten)]
         page: Page,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Say whether the node is ready; fails if it is not
+    Ready(Target),
+    /// The nodes of the cluster
+    Nodes(Asking),
+    /// Which node serves which shard
+    Shards(Asking),
+    /// Have a node give back its shards, send its clients elsewhere, and end
+    Drain {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Have a shard served by another node, as long as that is there
+    Move {
+        /// The shard's number
+        shard: u32,
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Where a user is connected, on all nodes
+    User {
+        /// The user's id
+        user: UserId,
         #[command(flatten)]
         asking: Asking,
     },
@@ -192,6 +225,19 @@ impl Target {
             bail!("the node answered {}: {}", answer.status, String::from_utf8_lossy(&said).trim());
         }
         Ok(answer)
+    }
+
+    /// Whether the node says that it is ready: needs no token.
+    fn ready(&self) -> anyhow::Result<ExitCode> {
+        let address = self.address()?;
+        let unheard = || format!("no answer from the admin listener {address}");
+        let mut answer = http::get(address, "/readyz").with_context(unheard)?;
+        let said = answer.whole().with_context(unheard)?;
+        let said = String::from_utf8_lossy(&said);
+        if answer.status != 200 {
+            bail!("the node is not ready: {}", said.trim());
+        }
+        super::print_line(&said)
     }
 
     /// Writes a backup of the running node's store; how many bytes it has.
@@ -298,6 +344,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             asking.print("conversation", &which, looking::conversation)
         }
         What::Groups { page, asking } => asking.print("groups", &PageOf::from(page), looking::groups),
+        What::Ready(target) => target.ready(),
+        What::Nodes(asking) => asking.print("nodes", &serde_json::json!({}), looking::nodes),
+        What::Shards(asking) => asking.print("shards", &serde_json::json!({}), looking::shards),
+        What::Drain { node, asking } => {
+            let done = |_: &serde_json::Value| format!("{node} drains");
+            asking.print("drain", &WhichNode { node: node.clone() }, done)
+        }
+        What::Move { shard, node, asking } => {
+            let done = |_: &serde_json::Value| format!("shard {shard} goes to {node}");
+            asking.print("move", &MoveShard { shard: *shard, node: node.clone() }, done)
+        }
+        What::User { user, asking } => asking.print("user", &WhichUser { user: user.clone() }, looking::user),
         What::Memory(asking) => asking.print("memory", &serde_json::json!({}), looking::memory),
         What::Reload(asking) => asking.print("reload", &serde_json::json!({}), describe),
         What::Backup { file, target } => {

@@ -1,6 +1,7 @@
 //! What stands behind the admin listener: the calls of `docs/operations.md`.
 
 mod looking;
+mod nodes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::canary::{self, Canary};
+use super::cluster::ClusterPart;
 use super::connection_limits;
 use super::engine::{SessionEngine, session_rules};
 use super::faults::Faults;
@@ -21,7 +24,9 @@ use crate::config::{Config, ReloadReport, diff_reload};
 use crate::net::admin::{AdminApi, AdminBody, AdminRequest, AdminResponse, Denied};
 use crate::net::listener::Net;
 use crate::net::tls::TlsAcceptor;
-use crate::operator::{AuditLines, AuditPage, MAX_LINES, WhichConversation, WhichSessions};
+use crate::operator::{
+    AuditLines, AuditPage, MAX_LINES, MoveShard, WhichConversation, WhichNode, WhichSessions, WhichUser,
+};
 use crate::storage::Health;
 use crate::storage::ReadError;
 use crate::telemetry::LogHandle;
@@ -38,6 +43,10 @@ pub(super) struct NodeAdmin {
 /// The parts of the node that operators look at and change.
 pub(super) struct Behind {
     pub(super) store: NodeStore,
+    /// Its part in a cluster, if it has one.
+    pub(super) part: Option<ClusterPart>,
+    /// Says whether messages go their way, in a cluster.
+    pub(super) canary: Option<Canary>,
     pub(super) services: Arc<Services>,
     pub(super) net: Net<SessionEngine>,
     pub(super) tls: Option<Arc<TlsAcceptor>>,
@@ -92,7 +101,13 @@ impl AdminApi for NodeAdmin {
             return Err("the node is stopping".into());
         }
         match self.behind.store.health() {
-            Health::Good => Ok(()),
+            Health::Good => match self.behind.canary.as_ref().map(Canary::age) {
+                Some(age) if age > canary::LATE => Err(format!(
+                    "a message that the node says to itself did not come back for {} s",
+                    age.as_secs()
+                )),
+                _ => Ok(()),
+            },
             Health::Poisoned(reason) => Err(format!("the store takes no writes until a restart: {reason}")),
         }
     }
@@ -127,6 +142,11 @@ enum Call {
     Conversation,
     Groups,
     Memory,
+    Nodes,
+    Shards,
+    Drain,
+    Move,
+    User,
     Reload,
     Backup,
     Audit,
@@ -134,13 +154,18 @@ enum Call {
 }
 
 impl Call {
-    const ALL: [(&'static str, Self); 10] = [
+    const ALL: [(&'static str, Self); 15] = [
         ("sessions", Self::Sessions),
         ("kick", Self::Kick),
         ("conversations", Self::Conversations),
         ("conversation", Self::Conversation),
         ("groups", Self::Groups),
         ("memory", Self::Memory),
+        ("nodes", Self::Nodes),
+        ("shards", Self::Shards),
+        ("drain", Self::Drain),
+        ("move", Self::Move),
+        ("user", Self::User),
         ("reload", Self::Reload),
         ("backup", Self::Backup),
         ("audit", Self::Audit),
@@ -153,7 +178,7 @@ impl Call {
 
     /// Whether it does something, beside telling what there is.
     fn acts(self) -> bool {
-        matches!(self, Self::Kick | Self::Reload | Self::Backup | Self::Fault)
+        matches!(self, Self::Kick | Self::Reload | Self::Backup | Self::Fault | Self::Drain | Self::Move)
     }
 }
 
@@ -192,11 +217,29 @@ impl NodeAdmin {
             Call::Conversation => {
                 let WhichConversation { conversation } = asked(request)?;
                 match looking::conversation(services, &conversation).await.map_err(unreadable)? {
-                    Some(state) => told(&state),
+                    Some(state) => told(&nodes::with_owner(&self.behind, state)),
                     None => AdminResponse::text(404, format!("there is no conversation {conversation}")),
                 }
             }
             Call::Groups => told(&looking::groups(services, &asked(request)?).await.map_err(unreadable)?),
+            Call::Nodes => told(&nodes::nodes(&self.behind)),
+            Call::Shards => told(&nodes::shards(&self.behind)),
+            Call::Drain => {
+                let which: WhichNode = asked(request)?;
+                nodes::drain(&self.behind, &which).map_err(|why| AdminResponse::text(409, why))?;
+                record("drain", &which.node);
+                told(&serde_json::json!({}))
+            }
+            Call::Move => {
+                let to: MoveShard = asked(request)?;
+                nodes::move_shard(&self.behind, &to).map_err(|why| AdminResponse::text(409, why))?;
+                record("move", &format!("shard {} to {}", to.shard, to.node));
+                told(&serde_json::json!({}))
+            }
+            Call::User => {
+                let WhichUser { user } = asked(request)?;
+                told(&nodes::user(&self.behind, user).await.map_err(|why| AdminResponse::text(503, why))?)
+            }
             Call::Memory => told(&looking::memory(services, &self.behind.store).await),
             Call::Reload => match self.reload() {
                 Ok(report) => {

@@ -10,16 +10,18 @@ use anyhow::{Context as _, bail, ensure};
 use convoke_protocol::event::{NodeAddress, NodesChanged};
 use convoke_protocol::frame::Event;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::actors::membership::{ClusterObserver, Membership, MembershipSetup};
-use crate::actors::peer::incoming::{FromPeers, Reached};
+use crate::actors::peer::Control;
+use crate::actors::peer::incoming::{FromPeers, Reached, Wishes};
 use crate::actors::peer::outgoing::Peers;
 use crate::actors::session::dispatch::Services;
 use crate::auth::SigningKey;
 use crate::cluster::lease::LeaseTimes;
-use crate::cluster::membership::{Addresses, PeerId, PeerRow};
+use crate::cluster::link::Links as _;
+use crate::cluster::membership::{Addresses, NodeId, PeerId, PeerRow};
 use crate::cluster::owner::{Gates, Owner, WantsConfirmation};
 use crate::cluster::owners::Owners;
 use crate::cluster::shard_map::{ShardId, ShardMap};
@@ -98,14 +100,8 @@ impl Joining {
             sessions: services.sessions.clone(),
             policy: Arc::new(move || policies.rules.load().policy.clone()),
         };
-        let membership: Arc<OnceLock<Membership>> = Arc::default();
-        let takes = membership.clone();
-        let released = move |shards: Vec<ShardId>| {
-            if let Some(membership) = takes.get() {
-                membership.released(shards);
-            }
-        };
-        let from_peers = FromPeers::new(reached, Box::new(released));
+        let asked: Arc<Asked> = Arc::default();
+        let from_peers = FromPeers::new(reached, asked.clone());
         let link_config = LinkConfig {
             me: peers.me(),
             node: config.node.id.clone(),
@@ -122,8 +118,10 @@ impl Joining {
             ws: Some(addresses.ws.clone()),
         };
         services.nodes.store(Arc::new(vec![own.clone()]));
+        let rows = Arc::default();
         let observer = Arc::new(Observer {
-            from_peers,
+            from_peers: from_peers.clone(),
+            rows: Arc::clone(&rows),
             links: links.clone(),
             services: services.clone(),
             own,
@@ -131,7 +129,7 @@ impl Joining {
         });
         let setup = MembershipSetup {
             node: config.node.id.clone(),
-            addresses,
+            addresses: addresses.clone(),
             store,
             map: ShardMap::new(config.node.shards),
             gates,
@@ -145,12 +143,39 @@ impl Joining {
             clock: services.clock,
         };
         let started = Membership::start(setup, &services.supervisor).await.context("the membership")?;
-        let started = membership.get_or_init(|| started).clone();
+        let started = asked.membership.get_or_init(|| started).clone();
         if !started.serves_its_share(config.cluster.claim_within_ms.duration()).await {
             let (open, wanted) = (started.standing().open, started.standing().wanted);
             tracing::warn!(open, wanted, "not all shards are served yet; the node begins all the same");
         }
-        Ok(ClusterPart { membership: started, links })
+        let own = NodeId(config.node.id.clone());
+        Ok(ClusterPart { membership: started, links, from_peers, peers, rows, own, addresses, asked })
+    }
+}
+
+/// What others ask of this node's part in the cluster.
+#[derive(Default)]
+struct Asked {
+    /// Once it is started.
+    membership: OnceLock<Membership>,
+    drain: Notify,
+}
+
+impl Wishes for Asked {
+    fn take(&self, released: Vec<ShardId>) {
+        if let Some(membership) = self.membership.get() {
+            membership.released(released);
+        }
+    }
+
+    fn pin(&self, pins: &[(ShardId, NodeId)]) {
+        if let Some(membership) = self.membership.get() {
+            membership.pin(pins.to_vec());
+        }
+    }
+
+    fn drain(&self) {
+        self.drain.notify_one();
     }
 }
 
@@ -158,12 +183,19 @@ impl Joining {
 #[derive(Clone)]
 pub(super) struct ClusterPart {
     pub(super) membership: Membership,
+    pub(super) from_peers: FromPeers,
+    pub(super) peers: Peers,
     links: LinkNet,
+    rows: Arc<Mutex<Vec<PeerRow>>>,
+    /// This node's name.
+    own: NodeId,
+    addresses: Addresses,
+    asked: Arc<Asked>,
 }
 
 impl ClusterPart {
     /// As the metrics show it.
-    pub(super) fn state(&self) -> ClusterState {
+    pub(super) fn state(&self, canary: Duration) -> ClusterState {
         let standing = self.membership.standing();
         let links = self.links.numbers();
         ClusterState {
@@ -175,6 +207,33 @@ impl ClusterPart {
             link_bytes: links.bytes,
             link_busy: links.busy,
             link_refused: links.refused,
+            canary_ms: u64::try_from(canary.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The nodes there are, this one first: name, addresses, whether it drains, whether it is linked.
+    pub(super) fn nodes(&self) -> Vec<(NodeId, Addresses, bool, bool)> {
+        let up = self.links.up();
+        let other = |row: &PeerRow| {
+            let linked = up.contains(&row.addresses.process);
+            (row.node.clone(), row.addresses.clone(), row.draining, linked)
+        };
+        let mut nodes = vec![(self.own.clone(), self.addresses.clone(), false, true)];
+        nodes.extend(self.rows.lock().iter().map(other));
+        nodes
+    }
+
+    /// Waits until an operator wants this node to give everything back and end.
+    pub(super) async fn drain_asked(&self) {
+        self.asked.drain.notified().await;
+    }
+
+    /// Has a node give everything back and end.
+    pub(super) fn drain(&self, process: PeerId) {
+        if process == self.addresses.process {
+            self.asked.drain.notify_one();
+        } else {
+            self.peers.tell(process, &Control::Drain);
         }
     }
 
@@ -193,6 +252,7 @@ struct Observer {
     services: Arc<Services>,
     own: NodeAddress,
     known: Mutex<HashSet<PeerId>>,
+    rows: Arc<Mutex<Vec<PeerRow>>>,
 }
 
 impl ClusterObserver for Observer {
@@ -211,6 +271,7 @@ impl ClusterObserver for Observer {
     fn peers(&self, peers: Vec<PeerRow>) {
         let linked = peers.iter().filter(|row| !row.addresses.link.is_empty());
         self.links.set_peers(linked.map(|row| (row.addresses.process, row.addresses.link.clone())));
+        self.rows.lock().clone_from(&peers);
         let now: HashSet<PeerId> = peers.iter().map(|row| row.addresses.process).collect();
         let before = std::mem::replace(&mut *self.known.lock(), now.clone());
         for gone in before.difference(&now) {

@@ -29,6 +29,8 @@ pub struct ClusterState {
     pub link_busy: u64,
     /// Connections to the link listener that were refused.
     pub link_refused: u64,
+    /// Milliseconds since the node heard what it says to itself.
+    pub canary_ms: u64,
 }
 
 impl Collector for Source<ClusterState> {
@@ -46,6 +48,9 @@ impl Collector for Source<ClusterState> {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
+        let age = ConstGauge::new(std::time::Duration::from_millis(state.canary_ms).as_secs_f64());
+        let help = "Seconds since a message that the node says to itself came back";
+        age.encode(encoder.encode_descriptor("canary_age_seconds", help, None, MetricType::Gauge)?)?;
         let counters = [
             (
                 "cluster_lives_over",

@@ -16,6 +16,7 @@ mod changes;
 mod chat;
 mod cluster;
 mod cql;
+mod deploy;
 mod durability;
 mod faults;
 mod group_model;

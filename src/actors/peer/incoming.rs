@@ -3,7 +3,7 @@
 //! Nothing here is kept on disk, and nothing must arrive: whenever a link stands anew, or another node serves a shard, what the
 //! other side has to know is told anew, and whoever may have missed pushes is told up to where.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::actors::session::SessionTable;
 use crate::actors::shard::Conversations;
 use crate::auth::{Role, system_user};
 use crate::cluster::link::{Answering, Credit, Incoming, Lane};
-use crate::cluster::membership::PeerId;
+use crate::cluster::membership::{NodeId, PeerId};
 use crate::cluster::owners::{Owners, Served};
 use crate::cluster::shard_map::ShardId;
 use crate::storage::Epoch;
@@ -67,14 +67,23 @@ pub struct Reached {
     pub policy: Arc<dyn Fn() -> Arc<SessionPolicy> + Send + Sync>,
 }
 
-/// Somebody gave shards back.
-pub type Released = Box<dyn Fn(Vec<ShardId>) + Send + Sync>;
+/// What peers and operators want of this node's part in the cluster.
+pub trait Wishes: Send + Sync + 'static {
+    /// Somebody gave these back: what should be here is taken.
+    fn take(&self, released: Vec<ShardId>);
+    /// These shards should be on these nodes.
+    fn pin(&self, pins: &[(ShardId, NodeId)]);
+    /// Everything is to be given back, and the process to end.
+    fn drain(&self);
+}
 
 /// Takes what peers say. Cheap to clone.
 #[derive(Clone)]
 pub struct FromPeers {
     reached: Reached,
-    released: Arc<Released>,
+    wishes: Arc<dyn Wishes>,
+    /// Shards that operators have put somewhere, for peers that come later.
+    pins: Arc<Mutex<BTreeMap<ShardId, NodeId>>>,
     moved: Arc<Moved>,
     /// Processes that were taken for gone: should one come back, it tells its sessions anew.
     gone: Arc<Mutex<HashSet<PeerId>>>,
@@ -103,9 +112,9 @@ fn answer<T: Serialize>(answering: Answering, value: &T) {
 
 impl FromPeers {
     /// Nothing moved yet. Must be called within a runtime.
-    pub fn new(reached: Reached, released: Released) -> Self {
-        let from_peers =
-            Self { reached, released: Arc::new(released), moved: Arc::default(), gone: Arc::default() };
+    pub fn new(reached: Reached, wishes: Arc<dyn Wishes>) -> Self {
+        let (moved, gone, pins) = (Arc::default(), Arc::default(), Arc::default());
+        let from_peers = Self { reached, wishes, pins, moved, gone };
         let follows = from_peers.clone();
         tokio::spawn(async move {
             loop {
@@ -136,6 +145,17 @@ impl FromPeers {
     /// It gave it back.
     pub fn gave_back(&self, shard: ShardId) {
         self.reached.peers.tell_all(&Control::Released(vec![shard.0]));
+    }
+
+    /// An operator wants a shard to be on a node: told to all.
+    pub fn pin(&self, shard: ShardId, node: NodeId) {
+        self.reached.peers.tell_all(&Control::Pin(vec![(shard.0, node.0.clone())]));
+        self.note_pins(&[(shard, node)]);
+    }
+
+    fn note_pins(&self, pins: &[(ShardId, NodeId)]) {
+        self.pins.lock().extend(pins.iter().cloned());
+        self.wishes.pin(pins);
     }
 
     /// A process is gone for good.
@@ -224,7 +244,12 @@ impl FromPeers {
         match control {
             Control::Serves(all) => self.note_moved(from, owners.serves(from, &served(all))),
             Control::Stops(all) => owners.stops(from, &served(all)),
-            Control::Released(all) => (self.released)(all.into_iter().map(ShardId).collect()),
+            Control::Released(all) => self.wishes.take(all.into_iter().map(ShardId).collect()),
+            Control::Pin(pins) => {
+                let pins = pins.into_iter().map(|(shard, node)| (ShardId(shard), NodeId(node)));
+                self.note_pins(&pins.collect::<Vec<_>>());
+            }
+            Control::Drain => self.wishes.drain(),
             Control::Restore(entries) => {
                 for entry in entries {
                     if self.serves_user(&entry) {
@@ -409,6 +434,8 @@ impl Incoming for FromPeers {
         let mine = owners.of_process(peers.me());
         let mine = mine.into_iter().map(|(shard, epoch)| (shard.0, epoch)).collect();
         peers.tell(to, &Control::Serves(mine));
+        let pins = self.pins.lock().iter().map(|(shard, node)| (shard.0, node.0.clone())).collect();
+        peers.tell(to, &Control::Pin(pins));
         let theirs = owners.of_process(to).into_iter().map(|(shard, _)| shard).collect();
         self.tell_users(&Arc::new(theirs));
         conversations.for_each(|conversation| conversation.tell_again(to));

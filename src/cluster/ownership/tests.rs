@@ -300,6 +300,24 @@ fn a_shard_whose_stamps_are_used_up_is_claimed_anew() {
 }
 
 #[test]
+fn a_shard_goes_where_an_operator_puts_it_and_back_when_that_node_is_gone() {
+    let mut cluster = Cluster::new(8, 3, 30);
+    cluster.pass(10_000);
+    let shard = (0..SHARDS).map(ShardId).find(|shard| cluster.nodes[0].core.open(*shard).is_some());
+    let shard = shard.expect("it has some");
+    for at in 0..3 {
+        cluster.tell(at, Input::Pin(shard, NodeId("node-2".to_owned())));
+    }
+    cluster.pass(5_000);
+    assert!(cluster.nodes[2].core.open(shard).is_some());
+    assert_eq!(cluster.loads(), [3, 4, 5]);
+    cluster.tell(2, Input::Drain);
+    cluster.pass(10_000);
+    assert!(cluster.nodes[2].core.is_drained());
+    assert_eq!(cluster.loads(), [6, 6, 0]);
+}
+
+#[test]
 fn a_drained_node_gives_back_all_and_dies_of_nothing() {
     let mut cluster = Cluster::new(5, 3, 30);
     cluster.pass(10_000);

@@ -30,14 +30,23 @@ fn invalid(why: &'static str) -> io::Error {
 
 /// Sends a POST and waits for the head of its answer.
 pub(super) fn post(address: SocketAddr, path: &str, token: &str, body: &[u8]) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     let length = body.len();
     let head = format!(
         "POST {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
     );
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    ask(address, &[head.as_bytes(), body].concat())
+}
+
+/// Sends a GET without a token and waits for the head of its answer.
+pub(super) fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+    ask(address, format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())
+}
+
+fn ask(address: SocketAddr, question: &[u8]) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(question)?;
     let mut body = BufReader::new(stream);
     let (status, length) = read_head(&mut body)?;
     Ok(Answer { status, length, body })

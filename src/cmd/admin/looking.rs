@@ -5,7 +5,8 @@ use convoke_protocol::id::Timestamp;
 use super::table::{bytes, table};
 use crate::load::report::conditions::utc;
 use crate::operator::{
-    AuditLines, ConversationLines, ConversationState, GroupLine, GroupLines, Memory, SessionLines,
+    AuditLines, ConversationLines, ConversationState, GroupLine, GroupLines, Memory, NodeLines, SessionLines,
+    ShardLines, UserState,
 };
 
 /// A time as people write it, in UTC.
@@ -75,6 +76,12 @@ pub(super) fn groups(page: &GroupLines) -> String {
 pub(super) fn conversation(one: &ConversationState) -> String {
     let mut lines = vec![
         ["conversation".to_owned(), one.conversation.to_string()],
+        [
+            "owner".into(),
+            one.shard.map_or("this node".into(), |shard| {
+                format!("{} (shard {shard})", or_none(one.owner.as_ref()))
+            }),
+        ],
         ["head".into(), one.head.to_string()],
         ["last".into(), time_or_none(one.last)],
         ["first".into(), one.first.to_string()],
@@ -87,6 +94,51 @@ pub(super) fn conversation(one: &ConversationState) -> String {
         lines.extend(cells.filter(|(name, _)| **name != "active").map(|(name, cell)| [(*name).into(), cell]));
     }
     table(["", ""], lines).trim_start().to_owned()
+}
+
+fn or_none(text: Option<&String>) -> String {
+    text.cloned().unwrap_or_else(|| "–".to_owned())
+}
+
+pub(super) fn nodes(all: &NodeLines) -> String {
+    let lines = all.nodes.iter().map(|one| {
+        [
+            one.node.clone(),
+            one.shards.to_string(),
+            yes(one.linked),
+            yes(one.draining),
+            one.tcp.clone(),
+            one.ws.clone(),
+            one.link.clone(),
+            if one.this { "this node" } else { "" }.to_owned(),
+        ]
+    });
+    table(["node", "shards", "linked", "draining", "tcp", "ws", "link", ""], lines)
+}
+
+pub(super) fn shards(all: &ShardLines) -> String {
+    let lines = all.shards.iter().map(|one| {
+        let epoch = one.epoch.map_or_else(|| "–".to_owned(), |epoch| epoch.to_string());
+        [one.shard.to_string(), or_none(one.node.as_ref()), epoch]
+    });
+    table(["shard", "node", "epoch"], lines)
+}
+
+pub(super) fn user(one: &UserState) -> String {
+    let lines = one.sessions.iter().map(|session| {
+        [
+            session.device.to_string(),
+            session.node.clone(),
+            session.device_class.clone(),
+            time(session.since),
+            session.session.to_string(),
+            session.app.clone(),
+        ]
+    });
+    let place = one.shard.map_or_else(String::new, |shard| {
+        format!("directory: shard {shard}, on {}\n", or_none(one.directory.as_ref()))
+    });
+    format!("{place}{}", table(["device", "node", "class", "since", "session", "app"], lines))
 }
 
 pub(super) fn memory(all: &Memory) -> String {

@@ -4,10 +4,15 @@ use std::cmp::Ordering;
 
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::group::GroupRole;
-use convoke_protocol::id::{ConversationId, GroupId, Seq, UserId};
+use convoke_protocol::id::{ConversationId, GroupId, Seq, SessionId, UserId};
 
+use crate::actors::conversation::Attending;
+use crate::actors::conversation::core::Head;
+use crate::actors::conversation::group::Asking;
+use crate::actors::peer::Seat;
 use crate::actors::session::SessionShared;
 use crate::actors::session::dispatch::Services;
+use crate::auth::{Role, system_user};
 use crate::node::store::NodeStore;
 use crate::operator::{
     ConversationLine, ConversationLines, ConversationState, DEFAULT_LINES, GroupLine, GroupLines, Kicked,
@@ -127,9 +132,17 @@ pub(super) async fn conversation(
 ) -> Result<Option<ConversationState>, ReadError> {
     let tail = services.stores.log.tails(std::slice::from_ref(id)).await?.pop();
     let memory_bytes = services.conversations.here().bytes_of(id);
-    let Some(tail) = tail.filter(|tail| tail.hinted.is_some() || memory_bytes.is_some()) else {
+    let Some(tail) = tail.filter(|tail| tail.hinted.is_some() || !tail.settled || memory_bytes.is_some())
+    else {
         return Ok(None);
     };
+    // Its owner knows where it ends; the store alone knows up to where it was when it last slept.
+    let at = services.conversations.peers().me();
+    let asking = Asking { user: system_user(), role: Role::Service };
+    let attending = Attending { seat: Seat { at, session: SessionId::generate() }, asking };
+    let seen = services.conversations.attend(id, &attending).await.ok();
+    let hinted = tail.hinted.as_ref();
+    let head = seen.map_or_else(|| hinted.map_or(Head::EMPTY, Head::of), |seen| seen.head);
     let retention = services.stores.retention.retention(id).await?;
     let group = match id.group_id() {
         Some(group) => group_line(services, &group).await?,
@@ -137,11 +150,13 @@ pub(super) async fn conversation(
     };
     Ok(Some(ConversationState {
         conversation: id.clone(),
+        shard: None,
+        owner: None,
         active: memory_bytes.is_some(),
         memory_bytes,
         listeners: services.hub.listeners(id).await,
-        head: tail.hinted.as_ref().map_or(Seq::ZERO, |row| row.seq),
-        last: tail.hinted.as_ref().map(|row| row.entry.time),
+        head: head.seq,
+        last: (head.seq > Seq::ZERO).then_some(head.time),
         first: tail.start.seq,
         retention: retention.map(|rule| serde_json::json!(rule)),
         group,
