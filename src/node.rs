@@ -245,9 +245,13 @@ impl Node {
             part.membership.begin_drain();
         }
         let retry_after_ms = if nodes.is_empty() { COME_BACK_MS } else { 0 };
-        let go_away = GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms, nodes };
         for session in self.services.sessions.all() {
-            session.go_away(go_away.clone());
+            let go_away = GoAway { reason: ErrorCode::SHUTDOWN, retry_after_ms, nodes: nodes.clone() };
+            session.go_away(go_away);
+            // Each begins with another one, so that they do not all come to the first.
+            if !nodes.is_empty() {
+                nodes.rotate_left(1);
+            }
         }
         let within = self.config.node.stop_within_ms.duration();
         if tokio::time::timeout(within, self.net.closed()).await.is_err() {

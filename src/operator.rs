@@ -271,8 +271,8 @@ pub struct WhichNode {
 pub struct MoveShard {
     /// Which.
     pub shard: u32,
-    /// The node's name.
-    pub node: String,
+    /// The node's name; without it, where it would be by itself.
+    pub node: Option<String>,
 }
 
 /// Which user is asked for.

@@ -42,7 +42,7 @@ enum Message {
     Wants(WantsConfirmation),
     Renew(ShardId),
     Released(Vec<ShardId>),
-    Pin(Vec<(ShardId, NodeId)>),
+    Pin(Vec<(ShardId, Option<NodeId>)>),
     Drain,
     /// The own row is gone, or that was not possible: it goes by itself.
     Left,
@@ -151,8 +151,8 @@ impl Membership {
         let _ = self.actor.cast(Message::Released(shards));
     }
 
-    /// Operators want these shards to be on these nodes.
-    pub fn pin(&self, pins: Vec<(ShardId, NodeId)>) {
+    /// Operators want these shards to be on these nodes; or, without one, where they would be.
+    pub fn pin(&self, pins: Vec<(ShardId, Option<NodeId>)>) {
         let _ = self.actor.cast(Message::Pin(pins));
     }
 

@@ -129,8 +129,8 @@ pub enum Control {
     TellUser(UserId, Option<SessionId>, Vec<u8>),
     /// The teller lost what it knew of users: its sessions and watches are to be told again.
     Forgot,
-    /// An operator wants these shards to be on these nodes.
-    Pin(Vec<(u32, String)>),
+    /// An operator wants these shards to be on these nodes; or, without one, where they would be.
+    Pin(Vec<(u32, Option<String>)>),
     /// An operator wants the told one to give everything back and end.
     Drain,
 }

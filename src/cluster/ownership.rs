@@ -66,8 +66,8 @@ pub enum Input<T> {
     Renew(ShardId),
     /// Somebody says that it gave this shard back: if it is wanted here, it is read at once.
     Released(ShardId),
-    /// An operator wants this shard to be on this node, as long as it is there.
-    Pin(ShardId, NodeId),
+    /// An operator wants this shard to be on this node, as long as it is there; or, without one, where it would be.
+    Pin(ShardId, Option<NodeId>),
     /// Give everything back.
     Drain,
 }
@@ -230,10 +230,11 @@ impl<T> Ownership<T> {
                 }
             }
             Input::Pin(shard, node) => {
-                if (shard.0 as usize) < self.shards.len() {
-                    self.pins.insert(shard, node);
-                    self.want();
-                }
+                match node {
+                    Some(node) if (shard.0 as usize) < self.shards.len() => self.pins.insert(shard, node),
+                    _ => self.pins.remove(&shard),
+                };
+                self.want();
             }
             Input::Drain => {
                 self.draining = true;

@@ -117,8 +117,8 @@ enum What {
     Move {
         /// The shard's number
         shard: u32,
-        /// The node's name
-        node: String,
+        /// The node's name [default: where the shard would be by itself]
+        node: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },
@@ -352,7 +352,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             asking.print("drain", &WhichNode { node: node.clone() }, done)
         }
         What::Move { shard, node, asking } => {
-            let done = |_: &serde_json::Value| format!("shard {shard} goes to {node}");
+            let place = node.as_deref().unwrap_or("where it would be");
+            let done = |_: &serde_json::Value| format!("shard {shard} goes to {place}");
             asking.print("move", &MoveShard { shard: *shard, node: node.clone() }, done)
         }
         What::User { user, asking } => asking.print("user", &WhichUser { user: user.clone() }, looking::user),

@@ -233,7 +233,8 @@ impl NodeAdmin {
             Call::Move => {
                 let to: MoveShard = asked(request)?;
                 nodes::move_shard(&self.behind, &to).map_err(|why| AdminResponse::text(409, why))?;
-                record("move", &format!("shard {} to {}", to.shard, to.node));
+                let place = to.node.as_deref().unwrap_or("where it would be");
+                record("move", &format!("shard {} to {place}", to.shard));
                 told(&serde_json::json!({}))
             }
             Call::User => {

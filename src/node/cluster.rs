@@ -168,7 +168,7 @@ impl Wishes for Asked {
         }
     }
 
-    fn pin(&self, pins: &[(ShardId, NodeId)]) {
+    fn pin(&self, pins: &[(ShardId, Option<NodeId>)]) {
         if let Some(membership) = self.membership.get() {
             membership.pin(pins.to_vec());
         }

@@ -2,9 +2,16 @@
 //!
 //! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use convoke_client::{Client, ClientConfig, ClientEvent, DisconnectReason};
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::framing::Framing;
+use convoke_protocol::id::{DeviceId, UserId};
+use convoke_protocol::message::Content;
+use convoke_protocol::request::messages::Target;
 use convoke_protocol::request::session::ListSessions;
 
 use crate::harness::client::{End, conversation};
@@ -183,5 +190,101 @@ async fn nodes_come_and_go_and_no_send_fails() {
     nodes[0].start_again().await;
     load.settle(&nodes[0]).await;
     nodes[0].stop().await;
+    cluster.check().await;
+}
+
+/// A client of the SDK that talks to itself on another device, and what it heard.
+struct Talker {
+    client: Client,
+    user: String,
+    heard: Arc<Mutex<Heard>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    connected: usize,
+    lost: Vec<String>,
+    seqs: Vec<u64>,
+}
+
+impl Talker {
+    async fn start(nodes: &[TestNode], n: usize) -> Self {
+        let user = format!("talker-{n}");
+        let addresses: Vec<String> = nodes.iter().map(|node| node.addresses().tcp.to_string()).collect();
+        let token = nodes[0].token(&user).await;
+        let device = DeviceId::new("phone").unwrap();
+        let mut config = ClientConfig::new(vec![addresses[n % addresses.len()].clone()], token, device);
+        config.keep_cursors = false;
+        let (client, mut events) = Client::connect(config).await.unwrap();
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let hears = heard.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                let mut heard = hears.lock().unwrap();
+                match event {
+                    ClientEvent::Connected { .. } => heard.connected += 1,
+                    ClientEvent::Disconnected { reason: DisconnectReason::GoAway(_) } => {}
+                    ClientEvent::Disconnected { reason } => heard.lost.push(reason.to_string()),
+                    ClientEvent::Message { message, .. } => heard.seqs.push(message.seq.0),
+                    _ => {}
+                }
+            }
+        });
+        Self { client, user, heard }
+    }
+}
+
+/// One node after the other is stopped and started under load: each costs its clients one reconnect, and no send fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_rolling_restart_costs_each_client_one_reconnect_at_most_and_no_send() {
+    let cluster = Cluster::with_schema().await;
+    let mut nodes = cluster.nodes(3).await;
+    settled(&nodes).await;
+    let mut talkers = Vec::new();
+    for n in 0..9 {
+        talkers.push(Talker::start(&nodes, n).await);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut sending = tokio::task::JoinSet::new();
+    for (n, talker) in talkers.iter().enumerate() {
+        let (client, stop) = (talker.client.clone(), stop.clone());
+        let to = Target::User(UserId::new(&talkers[(n + 1) % talkers.len()].user).unwrap());
+        sending.spawn(async move {
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) {
+                client.send(to.clone(), Content::text("hello")).await.expect("no send fails");
+                sent += 1;
+            }
+            sent
+        });
+    }
+    for restarted in 0..3 {
+        let before: Vec<usize> = talkers.iter().map(|one| one.heard.lock().unwrap().connected).collect();
+        nodes[restarted].stop().await;
+        nodes[restarted].start_again().await;
+        settled(&nodes).await;
+        for (talker, before) in talkers.iter().zip(before) {
+            let heard = talker.heard.lock().unwrap();
+            assert!(heard.connected <= before + 1, "{} came back more than once", talker.user);
+            assert!(heard.lost.is_empty(), "{}: {:?}", talker.user, heard.lost);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut sent = 0;
+    while let Some(count) = sending.join_next().await {
+        sent += count.unwrap();
+    }
+    assert!(sent > 100, "{sent}");
+    // Each was heard by both sides, once.
+    eventually("everything was heard", async || {
+        let heard: usize = talkers.iter().map(|one| one.heard.lock().unwrap().seqs.len()).sum();
+        assert!(heard <= 2 * sent, "{heard} of {sent}");
+        (heard == 2 * sent).then_some(())
+    })
+    .await;
+    for node in nodes.iter_mut().rev() {
+        node.stop().await;
+    }
     cluster.check().await;
 }

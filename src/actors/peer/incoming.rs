@@ -71,8 +71,8 @@ pub struct Reached {
 pub trait Wishes: Send + Sync + 'static {
     /// Somebody gave these back: what should be here is taken.
     fn take(&self, released: Vec<ShardId>);
-    /// These shards should be on these nodes.
-    fn pin(&self, pins: &[(ShardId, NodeId)]);
+    /// These shards should be on these nodes; or, without one, where they would be.
+    fn pin(&self, pins: &[(ShardId, Option<NodeId>)]);
     /// Everything is to be given back, and the process to end.
     fn drain(&self);
 }
@@ -82,8 +82,8 @@ pub trait Wishes: Send + Sync + 'static {
 pub struct FromPeers {
     reached: Reached,
     wishes: Arc<dyn Wishes>,
-    /// Shards that operators have put somewhere, for peers that come later.
-    pins: Arc<Mutex<BTreeMap<ShardId, NodeId>>>,
+    /// What operators said of shards, for peers that come later.
+    pins: Arc<Mutex<BTreeMap<ShardId, Option<NodeId>>>>,
     moved: Arc<Moved>,
     /// Processes that were taken for gone: should one come back, it tells its sessions anew.
     gone: Arc<Mutex<HashSet<PeerId>>>,
@@ -147,13 +147,14 @@ impl FromPeers {
         self.reached.peers.tell_all(&Control::Released(vec![shard.0]));
     }
 
-    /// An operator wants a shard to be on a node: told to all.
-    pub fn pin(&self, shard: ShardId, node: NodeId) {
-        self.reached.peers.tell_all(&Control::Pin(vec![(shard.0, node.0.clone())]));
+    /// An operator wants a shard to be on a node, or where it would be: told to all.
+    pub fn pin(&self, shard: ShardId, node: Option<NodeId>) {
+        let name = node.as_ref().map(|node| node.0.clone());
+        self.reached.peers.tell_all(&Control::Pin(vec![(shard.0, name)]));
         self.note_pins(&[(shard, node)]);
     }
 
-    fn note_pins(&self, pins: &[(ShardId, NodeId)]) {
+    fn note_pins(&self, pins: &[(ShardId, Option<NodeId>)]) {
         self.pins.lock().extend(pins.iter().cloned());
         self.wishes.pin(pins);
     }
@@ -246,7 +247,7 @@ impl FromPeers {
             Control::Stops(all) => owners.stops(from, &served(all)),
             Control::Released(all) => self.wishes.take(all.into_iter().map(ShardId).collect()),
             Control::Pin(pins) => {
-                let pins = pins.into_iter().map(|(shard, node)| (ShardId(shard), NodeId(node)));
+                let pins = pins.into_iter().map(|(shard, node)| (ShardId(shard), node.map(NodeId)));
                 self.note_pins(&pins.collect::<Vec<_>>());
             }
             Control::Drain => self.wishes.drain(),
@@ -434,7 +435,8 @@ impl Incoming for FromPeers {
         let mine = owners.of_process(peers.me());
         let mine = mine.into_iter().map(|(shard, epoch)| (shard.0, epoch)).collect();
         peers.tell(to, &Control::Serves(mine));
-        let pins = self.pins.lock().iter().map(|(shard, node)| (shard.0, node.0.clone())).collect();
+        let name = |node: &Option<NodeId>| node.as_ref().map(|node| node.0.clone());
+        let pins = self.pins.lock().iter().map(|(shard, node)| (shard.0, name(node))).collect();
         peers.tell(to, &Control::Pin(pins));
         let theirs = owners.of_process(to).into_iter().map(|(shard, _)| shard).collect();
         self.tell_users(&Arc::new(theirs));

@@ -3,7 +3,7 @@
 //!
 //! Everything that is asked is safe to repeat: sends and changes carry their client id, the rest changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
@@ -11,6 +11,8 @@ use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::id::{ConversationId, SessionId};
 use convoke_protocol::request::Retry;
 use convoke_protocol::request::messages::Sent;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -31,6 +33,16 @@ pub struct RoutedConversations {
     here: Conversations,
     peers: Peers,
     map: ShardMap,
+    /// What waits to be answered behind a send that is not answered yet. Bounded by what each session may have in flight.
+    sending: Arc<DashMap<(SessionId, ConversationId), VecDeque<Sending>>>,
+}
+
+/// A send that is to be answered.
+struct Sending {
+    command: Box<SendCommand>,
+    reply: Reply,
+    /// Its first attempt, if somebody could be asked at once; behind a lock that nobody holds, for a future is not shared.
+    first: Mutex<Option<BoxFuture<'static, Result<Place, RequestError>>>>,
 }
 
 /// The request as its next attempt carries it.
@@ -46,7 +58,7 @@ fn repeated(retry: Retry, attempt: &Attempt) -> Retry {
 impl RoutedConversations {
     /// Those of this node, and of its peers.
     pub fn new(here: Conversations, peers: Peers, map: ShardMap) -> Self {
-        Self { here, peers, map }
+        Self { here, peers, map, sending: Arc::default() }
     }
 
     /// Those of this node.
@@ -63,33 +75,61 @@ impl RoutedConversations {
         self.map.of_conversation(conversation)
     }
 
-    /// Hands a send to its conversation, which answers it. In the order of the calls, as long as the conversation does not
-    /// move.
+    /// Hands a send to its conversation, which answers it. What one session sends to one conversation is numbered and
+    /// answered in the order of the calls.
     pub async fn send(&self, conversation: ConversationId, command: Box<SendCommand>, reply: Reply) {
         if self.peers.are_none() {
             return self.here.send(conversation, command, reply).await;
         }
-        let session = Some(reply.session_id());
+        let session = reply.session_id();
         // The first attempt is on its way before the next request of the session is read.
         let first = match self.peers.server(self.shard(&conversation)) {
-            Some(server) => Some(self.send_to(server, conversation.clone(), command.clone(), session).await),
+            Some(server) => {
+                Some(self.send_to(server, conversation.clone(), command.clone(), Some(session)).await)
+            }
             None => None,
         };
-        let all = self.clone();
-        tokio::spawn(async move {
-            let mut reply = reply;
-            let sent = match first {
-                Some(first) => match first.await {
-                    Err(error) if error.code == MOVED => {
-                        all.send_anywhere(conversation.clone(), command, session, 1).await
-                    }
-                    done => done,
-                },
-                None => all.send_anywhere(conversation.clone(), command, session, 0).await,
-            };
-            let answer = place_answer(&mut reply, conversation, sent);
-            reply.send(&answer);
-        });
+        let sending = Sending { command, reply, first: Mutex::new(first) };
+        let thread = (session, conversation);
+        match self.sending.entry(thread.clone()) {
+            Entry::Occupied(mut waiting) => waiting.get_mut().push_back(sending),
+            Entry::Vacant(none) => {
+                none.insert(VecDeque::new());
+                let all = self.clone();
+                tokio::spawn(async move { all.answer_in_order(thread, sending).await });
+            }
+        }
+    }
+
+    /// Answers what a session sent to a conversation, one after the other, until nothing more waits.
+    async fn answer_in_order(self, thread: (SessionId, ConversationId), mut sending: Sending) {
+        loop {
+            self.answer(&thread, sending).await;
+            let Entry::Occupied(mut waiting) = self.sending.entry(thread.clone()) else { return };
+            match waiting.get_mut().pop_front() {
+                Some(next) => sending = next,
+                None => {
+                    waiting.remove();
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, (session, conversation): &(SessionId, ConversationId), sending: Sending) {
+        let Sending { command, mut reply, first } = sending;
+        let (conversation, session) = (conversation.clone(), Some(*session));
+        let sent = match first.into_inner() {
+            Some(first) => match first.await {
+                Err(error) if error.code == MOVED => {
+                    self.send_anywhere(conversation.clone(), command, session, 1).await
+                }
+                done => done,
+            },
+            None => self.send_anywhere(conversation.clone(), command, session, 0).await,
+        };
+        let answer = place_answer(&mut reply, conversation, sent);
+        reply.send(&answer);
     }
 
     /// Begins to ask one node.

@@ -306,11 +306,19 @@ fn a_shard_goes_where_an_operator_puts_it_and_back_when_that_node_is_gone() {
     let shard = (0..SHARDS).map(ShardId).find(|shard| cluster.nodes[0].core.open(*shard).is_some());
     let shard = shard.expect("it has some");
     for at in 0..3 {
-        cluster.tell(at, Input::Pin(shard, NodeId("node-2".to_owned())));
+        cluster.tell(at, Input::Pin(shard, Some(NodeId("node-2".to_owned()))));
     }
     cluster.pass(5_000);
     assert!(cluster.nodes[2].core.open(shard).is_some());
     assert_eq!(cluster.loads(), [3, 4, 5]);
+    for at in 0..3 {
+        cluster.tell(at, Input::Pin(shard, None));
+    }
+    cluster.pass(5_000);
+    assert_eq!(cluster.loads(), [4, 4, 4]);
+    for at in 0..3 {
+        cluster.tell(at, Input::Pin(shard, Some(NodeId("node-2".to_owned()))));
+    }
     cluster.tell(2, Input::Drain);
     cluster.pass(10_000);
     assert!(cluster.nodes[2].core.is_drained());

@@ -100,14 +100,15 @@ pub(super) fn drain(behind: &Behind, which: &WhichNode) -> Result<(), String> {
 }
 
 pub(super) fn move_shard(behind: &Behind, to: &MoveShard) -> Result<(), String> {
-    process_of(behind, &to.node)?;
+    let part = behind.part.as_ref().ok_or(ALONE)?;
+    if let Some(node) = &to.node {
+        process_of(behind, node)?;
+    }
     let shards = map(behind).map_or(0, |map| map.shards());
     if to.shard >= shards {
         return Err(format!("there are shards 0 to {}", shards.saturating_sub(1)));
     }
-    if let Some(part) = &behind.part {
-        part.from_peers.pin(ShardId(to.shard), NodeId(to.node.clone()));
-    }
+    part.from_peers.pin(ShardId(to.shard), to.node.clone().map(NodeId));
     Ok(())
 }
 
