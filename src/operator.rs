@@ -229,8 +229,8 @@ pub struct NodeLine {
     pub node: String,
     /// How many shards it serves.
     pub shards: usize,
-    /// Whether the node that is asked reaches it.
-    pub linked: bool,
+    /// The version of the links' protocol in which the node that is asked reaches it; absent while it does not.
+    pub linked: Option<u16>,
     pub draining: bool,
     pub tcp: String,
     pub ws: String,

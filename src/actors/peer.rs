@@ -23,8 +23,8 @@ use crate::actors::conversation::{Attended, Attending};
 use crate::cluster::membership::PeerId;
 use crate::storage::{Epoch, LogRow};
 
-/// The version of what is said here.
-pub const VERSION: u16 = 1;
+/// The version of what is said here. 2 added what operators want of other nodes: [`Control::Pin`], [`Control::Drain`].
+pub const VERSION: u16 = 2;
 
 /// The oldest version that this node still speaks.
 pub const LEAST_VERSION: u16 = 1;
@@ -133,6 +133,16 @@ pub enum Control {
     Pin(Vec<(u32, Option<String>)>),
     /// An operator wants the told one to give everything back and end.
     Drain,
+}
+
+impl Control {
+    /// The version that it came with.
+    fn since(&self) -> u16 {
+        match self {
+            Self::Pin(_) | Self::Drain => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// Listeners of the told one and what they are to get, in one order.

@@ -54,6 +54,9 @@ pub trait Links: Send + Sync + 'static {
         within: Duration,
     ) -> BoxFuture<'static, Result<Bytes, LinkError>>;
 
+    /// The version that both ends of the link to a peer speak, if it stands.
+    fn version(&self, peer: PeerId) -> Option<u16>;
+
     /// The peers to which a link stands.
     fn up(&self) -> Vec<PeerId>;
 

@@ -57,6 +57,8 @@ pub struct LinkConfig {
     pub me: PeerId,
     /// The node's name, for the log.
     pub node: String,
+    /// The newest version that it speaks.
+    pub version: u16,
     /// What both sides must have.
     pub cookie: Cookie,
     /// Encryption; without it only where nobody else listens.
@@ -250,6 +252,10 @@ impl Links for LinkNet {
             answered.ok().and_then(Result::ok).ok_or(LinkError::Lost)
         }
         .boxed()
+    }
+
+    fn version(&self, peer: PeerId) -> Option<u16> {
+        self.inner.link(peer).ok().map(|dialled| dialled.version())
     }
 
     fn up(&self) -> Vec<PeerId> {

@@ -14,9 +14,9 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::actors::membership::{ClusterObserver, Membership, MembershipSetup};
-use crate::actors::peer::Control;
 use crate::actors::peer::incoming::{FromPeers, Reached, Wishes};
 use crate::actors::peer::outgoing::Peers;
+use crate::actors::peer::{Control, LEAST_VERSION, VERSION};
 use crate::actors::session::dispatch::Services;
 use crate::auth::SigningKey;
 use crate::cluster::lease::LeaseTimes;
@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Bytes on their way to a peer, per lane.
 const WINDOW: usize = 4 << 20;
+
+/// Makes a node speak an older version of the links' protocol; only tests set it.
+const VERSION_VARIABLE: &str = "CONVOKE_TEST_LINK_VERSION";
 
 /// The least bytes of a cookie.
 const COOKIE_BYTES: usize = 16;
@@ -60,6 +63,7 @@ impl Joining {
         let address = config.links.listen;
         let bound = LinkListener::bind(address).await;
         let listener = bound.with_context(|| format!("cannot listen for other nodes on {address}"))?;
+        tracing::info!(target: "convoke::net::listener", listener = "links", address = %listener.local_addr(), "listening");
         let (owner, wanted) = Owner::claiming(config.node.shards);
         let Owner::Claimed(gates) = &owner else { bail!("an owner that claims has gates") };
         let owners = Owners::new(ShardMap::new(config.node.shards));
@@ -90,6 +94,7 @@ impl Joining {
             link: advertised(&config.links.advertise, listener.local_addr()),
             process: peers.me(),
         };
+        let version = spoken_version();
         let policies = services.clone();
         let reached = Reached {
             peers: peers.clone(),
@@ -99,12 +104,14 @@ impl Joining {
             hub: services.hub.clone(),
             sessions: services.sessions.clone(),
             policy: Arc::new(move || policies.rules.load().policy.clone()),
+            version,
         };
         let asked: Arc<Asked> = Arc::default();
         let from_peers = FromPeers::new(reached, asked.clone());
         let link_config = LinkConfig {
             me: peers.me(),
             node: config.node.id.clone(),
+            version,
             cookie: cookie(config, key)?,
             tls: config.links.is_encrypted().then(|| link_tls(config)).transpose()?,
             window: WINDOW,
@@ -211,14 +218,13 @@ impl ClusterPart {
         }
     }
 
-    /// The nodes there are, this one first: name, addresses, whether it drains, whether it is linked.
-    pub(super) fn nodes(&self) -> Vec<(NodeId, Addresses, bool, bool)> {
-        let up = self.links.up();
+    /// The nodes there are, this one first: name, addresses, whether it drains, and in which version it is linked.
+    pub(super) fn nodes(&self) -> Vec<(NodeId, Addresses, bool, Option<u16>)> {
         let other = |row: &PeerRow| {
-            let linked = up.contains(&row.addresses.process);
+            let linked = self.links.version(row.addresses.process);
             (row.node.clone(), row.addresses.clone(), row.draining, linked)
         };
-        let mut nodes = vec![(self.own.clone(), self.addresses.clone(), false, true)];
+        let mut nodes = vec![(self.own.clone(), self.addresses.clone(), false, Some(spoken_version()))];
         nodes.extend(self.rows.lock().iter().map(other));
         nodes
     }
@@ -315,6 +321,12 @@ async fn expect_no_namesake(store: &ScyllaStore, config: &Config) -> anyhow::Res
         }
     }
     Ok(())
+}
+
+/// The newest version of the links' protocol that this node speaks: an older one where a test asks for it.
+fn spoken_version() -> u16 {
+    let asked = std::env::var(VERSION_VARIABLE).ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(VERSION).clamp(LEAST_VERSION, VERSION)
 }
 
 /// Where others reach what listens here; empty if that cannot be told from the address.

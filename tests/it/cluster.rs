@@ -2,7 +2,7 @@
 //!
 //! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use convoke_client::{Client, ClientConfig, ClientEvent, DisconnectReason};
@@ -18,8 +18,9 @@ use crate::harness::client::{End, conversation};
 use crate::harness::group::{create, group_conversation, to_group};
 use crate::harness::http::metric;
 use crate::harness::load::Load;
-use crate::harness::servers::Cluster;
-use crate::harness::{TestClient, TestNode, eventually};
+use crate::harness::proxy::Proxy;
+use crate::harness::servers::{Cluster, TOKEN_KEY};
+use crate::harness::{Setup, TestClient, TestNode, eventually, finished};
 
 async fn shards(nodes: &[TestNode]) -> Vec<f64> {
     let mut all = Vec::new();
@@ -234,6 +235,55 @@ impl Talker {
     }
 }
 
+/// Talkers that say something to the next one, again and again, without a failure.
+struct Talk {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    sending: tokio::task::JoinSet<()>,
+}
+
+impl Talk {
+    fn start(talkers: &[Talker]) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut sending = tokio::task::JoinSet::new();
+        for (n, talker) in talkers.iter().enumerate() {
+            let (client, stop, sent) = (talker.client.clone(), stop.clone(), sent.clone());
+            let to = Target::User(UserId::new(&talkers[(n + 1) % talkers.len()].user).unwrap());
+            sending.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    client.send(to.clone(), Content::text("hello")).await.expect("no send fails");
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Self { stop, sent, sending }
+    }
+
+    /// Waits until so many more were sent.
+    async fn goes_on(&self, count: u64) {
+        let before = self.sent.load(Ordering::Relaxed);
+        eventually("sends go on", async || {
+            (self.sent.load(Ordering::Relaxed) >= before + count).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it; each message was heard by both sides, once.
+    async fn ended(mut self, talkers: &[Talker]) {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.sending.join_next().await {
+            ended.unwrap();
+        }
+        let sent = self.sent.load(Ordering::Relaxed) as usize;
+        eventually("everything was heard", async || {
+            let heard: usize = talkers.iter().map(|one| one.heard.lock().unwrap().seqs.len()).sum();
+            assert!(heard <= 2 * sent, "{heard} of {sent}");
+            (heard == 2 * sent).then_some(())
+        })
+        .await;
+    }
+}
+
 /// One node after the other is stopped and started under load: each costs its clients one reconnect, and no send fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
@@ -245,20 +295,7 @@ async fn a_rolling_restart_costs_each_client_one_reconnect_at_most_and_no_send()
     for n in 0..9 {
         talkers.push(Talker::start(&nodes, n).await);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut sending = tokio::task::JoinSet::new();
-    for (n, talker) in talkers.iter().enumerate() {
-        let (client, stop) = (talker.client.clone(), stop.clone());
-        let to = Target::User(UserId::new(&talkers[(n + 1) % talkers.len()].user).unwrap());
-        sending.spawn(async move {
-            let mut sent = 0;
-            while !stop.load(Ordering::Relaxed) {
-                client.send(to.clone(), Content::text("hello")).await.expect("no send fails");
-                sent += 1;
-            }
-            sent
-        });
-    }
+    let talk = Talk::start(&talkers);
     for restarted in 0..3 {
         let before: Vec<usize> = talkers.iter().map(|one| one.heard.lock().unwrap().connected).collect();
         nodes[restarted].stop().await;
@@ -270,21 +307,108 @@ async fn a_rolling_restart_costs_each_client_one_reconnect_at_most_and_no_send()
             assert!(heard.lost.is_empty(), "{}: {:?}", talker.user, heard.lost);
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    let mut sent = 0;
-    while let Some(count) = sending.join_next().await {
-        sent += count.unwrap();
-    }
-    assert!(sent > 100, "{sent}");
-    // Each was heard by both sides, once.
-    eventually("everything was heard", async || {
-        let heard: usize = talkers.iter().map(|one| one.heard.lock().unwrap().seqs.len()).sum();
-        assert!(heard <= 2 * sent, "{heard} of {sent}");
-        (heard == 2 * sent).then_some(())
-    })
-    .await;
+    talk.ended(&talkers).await;
     for node in nodes.iter_mut().rev() {
         node.stop().await;
     }
+    cluster.check().await;
+}
+
+/// Sends of all clients go on while links are cut and mended, and everything is heard once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn a_link_that_is_cut_and_mended_loses_nothing_and_doubles_nothing() {
+    let cluster = Cluster::with_schema().await;
+    let (mut nodes, mut wires) = (Vec::new(), Vec::new());
+    for name in ["n1", "n2"] {
+        let wire = Proxy::start().await;
+        let config = cluster
+            .config(name)
+            .replace("[links]\n", &format!("[links]\nadvertise = \"{}\"\n", wire.address));
+        let node = Setup::config(&config).token_key(TOKEN_KEY).start().await;
+        let listens = node.stderr();
+        let listens =
+            listens.lines().find(|line| line.contains("listener=\"links\"")).expect("it says where");
+        wire.leads_to(listens.rsplit_once("address=").unwrap().1.trim().parse().unwrap());
+        nodes.push(node);
+        wires.push(wire);
+    }
+    settled(&nodes).await;
+    let mut talkers = Vec::new();
+    for n in 0..8 {
+        talkers.push(Talker::start(&nodes, n).await);
+    }
+    let talk = Talk::start(&talkers);
+    for cut in [&wires[..1], &wires[1..], &wires[..]] {
+        talk.goes_on(50).await;
+        cut.iter().for_each(Proxy::cut);
+        eventually("the nodes notice", async || {
+            let mut up = 0.0;
+            for node in &nodes {
+                up += metric(node, "convoke_links_up").await;
+            }
+            (up <= (2 - cut.len()) as f64).then_some(())
+        })
+        .await;
+        cut.iter().for_each(Proxy::mend);
+        settled(&nodes).await;
+    }
+    talk.goes_on(50).await;
+    talk.ended(&talkers).await;
+    assert!(talkers.iter().all(|one| one.heard.lock().unwrap().connected == 1), "no client was disturbed");
+    for node in nodes.iter_mut().rev() {
+        node.stop().await;
+    }
+    cluster.check().await;
+}
+
+/// The version in which the first node reaches the others.
+async fn link_version(node: &TestNode, other: &str) -> Option<u64> {
+    let said = finished(["admin", "nodes", "--json", "--data", node.data().to_str().unwrap()]).await.good();
+    let nodes: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let nodes = nodes["nodes"].as_array().unwrap();
+    nodes.iter().find(|one| one["node"] == other).and_then(|one| one["linked"].as_u64())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn nodes_of_the_former_version_and_of_this_one_are_one_system_and_are_upgraded_under_load() {
+    let cluster = Cluster::with_schema().await;
+    let former = |name: &str| cluster.node(name).env("CONVOKE_TEST_LINK_VERSION", "1");
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        nodes.push(former(name).start().await);
+    }
+    settled(&nodes).await;
+    let mut talkers = Vec::new();
+    for n in 0..6 {
+        talkers.push(Talker::start(&nodes, n).await);
+    }
+    let talk = Talk::start(&talkers);
+    assert_eq!(link_version(&nodes[0], "n2").await, Some(1));
+    for upgraded in 0..3 {
+        talk.goes_on(30).await;
+        nodes[upgraded].stop().await;
+        nodes[upgraded].change(|setup| setup.without_env("CONVOKE_TEST_LINK_VERSION"));
+        nodes[upgraded].start_again().await;
+        settled(&nodes).await;
+    }
+    assert_eq!(link_version(&nodes[0], "n2").await, Some(2));
+    // What only this version knows works now.
+    let data = nodes[0].data().to_str().unwrap().to_owned();
+    finished(["admin", "move", "0", "n3", "--data", &data]).await.good();
+    eventually("the shard is there", async || {
+        let said = finished(["admin", "shards", "--json", "--data", &data]).await.good();
+        let shards: serde_json::Value = serde_json::from_str(&said).unwrap();
+        (shards["shards"][0]["node"] == "n3").then_some(())
+    })
+    .await;
+    talk.goes_on(30).await;
+    talk.ended(&talkers).await;
+    finished(["admin", "drain", "n3", "--data", &data]).await.good();
+    let ended = nodes[2].ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    nodes[1].stop().await;
+    nodes[0].stop().await;
     cluster.check().await;
 }

@@ -27,6 +27,7 @@ pub(crate) mod http;
 pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod servers;
 pub(crate) mod wire;
 

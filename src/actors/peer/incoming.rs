@@ -65,6 +65,8 @@ pub struct Reached {
     pub sessions: SessionTable,
     /// How many sessions a user may have.
     pub policy: Arc<dyn Fn() -> Arc<SessionPolicy> + Send + Sync>,
+    /// The newest version that this node speaks.
+    pub version: u16,
 }
 
 /// What peers and operators want of this node's part in the cluster.
@@ -395,8 +397,11 @@ impl Incoming for FromPeers {
                 }
             }
             _ => {
-                if let Some(control) = read(from, &body) {
-                    self.control(from, control);
+                let known = |control: &Control| control.since() <= self.reached.version;
+                match read(from, &body) {
+                    Some(control) if known(&control) => self.control(from, control),
+                    Some(_) => tracing::error!(peer = %from, "a peer says what this version does not know"),
+                    None => {}
                 }
             }
         }

@@ -107,9 +107,17 @@ impl Peers {
         }
     }
 
-    /// Tells a peer who serves what or who is where. What does not arrive is told anew when the link stands again.
+    /// Tells a peer who serves what or who is where. What does not arrive is told anew when the link stands again; what the
+    /// peer's version does not know is left out.
     pub fn tell(&self, to: PeerId, what: &Control) {
-        self.say(to, Lane::Control, what);
+        if what.since() <= 1 || self.version(to).is_some_and(|version| what.since() <= version) {
+            self.say(to, Lane::Control, what);
+        }
+    }
+
+    /// The version that a peer and this node speak, if a link stands.
+    pub fn version(&self, peer: PeerId) -> Option<u16> {
+        self.links()?.version(peer)
     }
 
     /// Tells all peers.

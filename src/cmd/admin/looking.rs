@@ -105,7 +105,7 @@ pub(super) fn nodes(all: &NodeLines) -> String {
         [
             one.node.clone(),
             one.shards.to_string(),
-            yes(one.linked),
+            one.linked.map_or_else(|| "no".to_owned(), |version| format!("version {version}")),
             yes(one.draining),
             one.tcp.clone(),
             one.ws.clone(),

@@ -65,7 +65,7 @@ async fn begin(inner: &Inner, stream: TcpStream) -> io::Result<(Box<dyn Stream>,
         Some(tls) => Box::new(TlsAcceptor::from(tls.server.clone()).accept(stream).await?),
         None => Box::new(stream),
     };
-    let from = handshake::accept(&mut stream, &inner.config.cookie, inner.config.me).await?;
+    let from = handshake::accept(&mut stream, &inner.config).await?;
     Ok((stream, from))
 }
 

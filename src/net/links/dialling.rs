@@ -31,6 +31,7 @@ type Pending = Mutex<HashMap<u64, oneshot::Sender<Bytes>>>;
 
 /// One lane that was dialled.
 struct Out {
+    version: u16,
     frames: mpsc::Sender<Frame<Vec<u8>>>,
     budget: Arc<Semaphore>,
     window: usize,
@@ -77,6 +78,11 @@ impl Dialled {
                 Err(error)
             }
         }
+    }
+
+    /// What both ends speak.
+    pub(super) fn version(&self) -> u16 {
+        self.lanes.iter().map(|lane| lane.version).min().unwrap_or_default()
     }
 
     /// Nobody waits for this answer any more.
@@ -171,7 +177,7 @@ async fn begin(
     tasks: &mut JoinSet<io::Result<()>>,
 ) -> io::Result<Out> {
     let config = &inner.config;
-    handshake::dial(&mut stream, &config.cookie, (config.me, &config.node), peer, lane).await?;
+    let version = handshake::dial(&mut stream, config, peer, lane).await?;
     let (reader, writer) = tokio::io::split(stream);
     // A frame takes at least 64 bytes of the window: so many fit.
     let (frames, queued) = mpsc::channel(config.window / 64 + 1);
@@ -180,7 +186,7 @@ async fn begin(
     tasks.spawn(frames::write_all(writer, queued));
     tasks.spawn(take(reader, config.silence, pending.clone(), budget.clone()));
     let next = AtomicU64::new(1);
-    Ok(Out { frames, budget, window: config.window, pending, next })
+    Ok(Out { version, frames, budget, window: config.window, pending, next })
 }
 
 async fn take(

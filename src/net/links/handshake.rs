@@ -17,8 +17,9 @@ use rand::TryRngCore as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use super::LinkConfig;
 use super::frames::{self, Frame, Kind};
-use crate::actors::peer::{LEAST_VERSION, VERSION};
+use crate::actors::peer::LEAST_VERSION;
 use crate::cluster::link::{LANES, Lane};
 use crate::cluster::membership::PeerId;
 
@@ -120,11 +121,11 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
 }
 
 /// The highest version that both speak.
-fn agree(version: u16, least: u16) -> Result<u16, String> {
-    let common = version.min(VERSION);
+fn agree(newest: u16, (least, version): (u16, u16)) -> Result<u16, String> {
+    let common = version.min(newest);
     if common < least || common < LEAST_VERSION {
         return Err(format!(
-            "this node speaks versions {LEAST_VERSION} to {VERSION}, the other {least} to {version}"
+            "this node speaks versions {LEAST_VERSION} to {newest}, the other {least} to {version}"
         ));
     }
     Ok(common)
@@ -136,20 +137,20 @@ fn agree(version: u16, least: u16) -> Result<u16, String> {
 /// The other one refuses, or is none of the cluster.
 pub(super) async fn dial(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    cookie: &Cookie,
-    (me, node): (PeerId, &str),
+    LinkConfig { cookie, me, node, version, .. }: &LinkConfig,
     to: PeerId,
     lane: Lane,
 ) -> io::Result<u16> {
+    let (me, version) = (*me, *version);
     let challenge = hear(stream).await?;
     let Challenge { nonce: theirs } = read(&challenge)?;
     let nonce = nonce()?;
     let lane = lane as u8;
     let proven = |by| Proven { by, nonces: [&theirs, &nonce], from: me, to, lane };
     let proof = proven("dialler").sign(cookie);
-    let node = node.to_owned();
-    say(stream, &Hello { version: VERSION, least: LEAST_VERSION, from: me, node, to, lane, nonce, proof })
-        .await?;
+    let node = node.clone();
+    let hello = Hello { version, least: LEAST_VERSION, from: me, node, to, lane, nonce, proof };
+    say(stream, &hello).await?;
     let reply = hear(stream).await?;
     match read(&reply)? {
         Reply::Welcome { version, proof } if proven("acceptor").verify(cookie, &proof) => Ok(version),
@@ -164,9 +165,9 @@ pub(super) async fn dial(
 /// The other one is none of the cluster, or means another process.
 pub(super) async fn accept(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    cookie: &Cookie,
-    me: PeerId,
+    LinkConfig { cookie, me, version: newest, .. }: &LinkConfig,
 ) -> io::Result<Peer> {
+    let me = *me;
     let mine = nonce()?;
     say(stream, &Challenge { nonce: mine }).await?;
     let heard = hear(stream).await?;
@@ -179,7 +180,7 @@ pub(super) async fn accept(
         }
         _ if to != me => Err("another process listens here now".to_owned()),
         None => Err("there is no such lane".to_owned()),
-        Some(lane) => agree(hello.version, hello.least).map(|version| (lane, version)),
+        Some(lane) => agree(*newest, (hello.least, hello.version)).map(|version| (lane, version)),
     };
     match checked {
         Ok((lane, version)) => {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::*;
+use crate::actors::peer::VERSION;
 use crate::cluster::link::{Answering, Credit};
 
 /// What an end was told, and what holds its credit.
@@ -68,6 +69,7 @@ impl Node {
         let config = LinkConfig {
             me: id,
             node: format!("n{n}"),
+            version: VERSION,
             cookie: Cookie::new(cookie.as_bytes()),
             tls,
             window: 4_096,

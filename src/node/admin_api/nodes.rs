@@ -42,7 +42,7 @@ pub(super) fn nodes(behind: &Behind) -> NodeLines {
         let own = NodeLine {
             node: services.node.clone(),
             shards: 0,
-            linked: true,
+            linked: None,
             draining: false,
             tcp: String::new(),
             ws: String::new(),
@@ -51,7 +51,7 @@ pub(super) fn nodes(behind: &Behind) -> NodeLines {
         };
         return NodeLines { nodes: vec![own] };
     };
-    let line = |(n, (node, addresses, draining, linked)): (usize, (NodeId, _, bool, bool))| {
+    let line = |(n, (node, addresses, draining, linked)): (usize, (NodeId, _, bool, Option<u16>))| {
         let addresses: crate::cluster::membership::Addresses = addresses;
         let owners = part.peers.owners();
         NodeLine {

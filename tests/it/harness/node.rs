@@ -54,6 +54,12 @@ impl Setup {
         self
     }
 
+    /// Takes a variable away again.
+    pub(crate) fn without_env(mut self, name: &str) -> Self {
+        self.env.retain(|(other, _)| other != name);
+        self
+    }
+
     /// What it signs with, as others do too.
     pub(crate) fn token_key(mut self, key: &str) -> Self {
         self.token_key = Some(key.to_owned());

@@ -6,7 +6,7 @@ use super::command::finished;
 use super::{Setup, TestNode};
 
 /// What all nodes of a cluster sign with.
-const TOKEN_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+pub(crate) const TOKEN_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 /// A keyspace with its tables.
 pub(crate) struct Cluster {

@@ -1,0 +1,51 @@
+//! A wire between two processes that can be cut.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Passes connections on to wherever it is told.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    whole: watch::Sender<bool>,
+}
+
+impl Proxy {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+        let whole = watch::Sender::new(true);
+        let (to, cut) = (target.clone(), whole.clone());
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let (mut cut, to) = (cut.subscribe(), *to.lock().unwrap());
+                let Some(to) = to.filter(|_| *cut.borrow()) else { continue };
+                tokio::spawn(async move {
+                    let Ok(mut to) = TcpStream::connect(to).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                        _ = cut.wait_for(|whole| !whole) => {}
+                    }
+                });
+            }
+        });
+        Self { address, target, whole }
+    }
+
+    pub(crate) fn leads_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = Some(target);
+    }
+
+    /// What passes through it ends, and nothing new passes.
+    pub(crate) fn cut(&self) {
+        self.whole.send_replace(false);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.whole.send_replace(true);
+    }
+}
