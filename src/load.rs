@@ -37,6 +37,7 @@ pub mod send;
 pub mod series;
 pub mod soak;
 pub mod start;
+pub mod verify;
 
 use std::io;
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ use crate::actors::shard::Conversations;
 use crate::clock::Clock;
 use crate::cluster::claim::Decision;
 use crate::cluster::lease::LeaseTimes;
-use crate::cluster::membership::{Addresses, Incarnation, NodeId, PeerRow};
+use crate::cluster::membership::{Addresses, Incarnation, NodeId, PeerId, PeerRow};
 use crate::cluster::owner::{Gates, WantsConfirmation};
 use crate::cluster::ownership::{Input, Moment, Output, Ownership};
 use crate::cluster::shard_map::{ShardId, ShardMap};
@@ -43,6 +43,7 @@ enum Message {
     Renew(ShardId),
     Released(Vec<ShardId>),
     Pin(Vec<(ShardId, Option<NodeId>)>),
+    Doubt(PeerId),
     Drain,
     /// The own row is gone, or that was not possible: it goes by itself.
     Left,
@@ -154,6 +155,11 @@ impl Membership {
     /// Operators want these shards to be on these nodes; or, without one, where they would be.
     pub fn pin(&self, pins: Vec<(ShardId, Option<NodeId>)>) {
         let _ = self.actor.cast(Message::Pin(pins));
+    }
+
+    /// This process seems to be gone: nobody listens where it did.
+    pub fn doubt(&self, process: PeerId) {
+        let _ = self.actor.cast(Message::Doubt(process));
     }
 
     /// Begins to give everything back.
@@ -276,6 +282,14 @@ impl Actor for MembershipActor {
             Message::Released(shards) => {
                 for shard in shards {
                     state.take(&myself, Input::Released(shard));
+                }
+                return Ok(());
+            }
+            Message::Doubt(process) => {
+                let lives = state.core.alive().filter(|row| row.addresses.process == process);
+                let lives: Vec<Incarnation> = lives.map(|row| row.incarnation).collect();
+                for incarnation in lives {
+                    state.take(&myself, Input::Gone(incarnation));
                 }
                 return Ok(());
             }

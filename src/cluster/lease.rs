@@ -80,7 +80,12 @@ struct Seen {
     row: PeerRow,
     /// When a read ended that first showed this beat.
     since: Duration,
+    /// While it is above 0 there is reason to believe that its process is gone. Each beat takes one away.
+    doubts: u8,
 }
+
+/// Its last beat may be seen only after its process was seen to be gone; two are a sign of life.
+const DOUBTS: u8 = 2;
 
 /// The other nodes, as this one has seen them. Times are of its monotonic clock.
 #[derive(Debug, Clone)]
@@ -97,6 +102,14 @@ impl Peers {
         Self { times, seen: BTreeMap::new(), looked_at: None }
     }
 
+    /// Its process seems to be gone: its next beats are waited for only as long as a beat and a half takes. Should it be
+    /// alive, they come.
+    pub fn doubt(&mut self, incarnation: Incarnation) {
+        if let Some(seen) = self.seen.get_mut(&incarnation) {
+            seen.doubts = DOUBTS;
+        }
+    }
+
     /// Takes the rows of all nodes, by a read that began and ended then. Returns those whose beat did not change for lease
     /// and margin.
     pub fn observe(&mut self, rows: Vec<PeerRow>, began: Duration, ended: Duration) -> Vec<Incarnation> {
@@ -106,17 +119,19 @@ impl Peers {
         }
         self.looked_at = Some(ended);
         let mut before = std::mem::take(&mut self.seen);
-        let patience = self.times.lease + self.times.margin;
+        let (lease, interval) = (self.times.lease + self.times.margin, self.times.interval());
         let mut dead = Vec::new();
         for row in rows {
             let seen = match before.remove(&row.incarnation) {
                 Some(seen) if seen.row.beat == row.beat => {
+                    let patience = if seen.doubts > 0 { interval + interval / 2 } else { lease };
                     if began.saturating_sub(seen.since) >= patience {
                         dead.push(row.incarnation);
                     }
                     Seen { row, ..seen }
                 }
-                _ => Seen { row, since: ended },
+                Some(seen) => Seen { row, since: ended, doubts: seen.doubts.saturating_sub(1) },
+                None => Seen { row, since: ended, doubts: 0 },
             };
             self.seen.insert(seen.row.incarnation, seen);
         }

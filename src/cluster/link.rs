@@ -81,6 +81,9 @@ pub trait Incoming: Send + Sync + 'static {
     /// A link to the peer stands: what it has to know is told anew.
     fn link_up(&self, to: PeerId);
 
+    /// Nobody listens where the peer did, or somebody else: its process seems to be gone.
+    fn peer_refuses(&self, peer: PeerId);
+
     /// The link to the peer broke.
     fn link_down(&self, to: PeerId);
 }

@@ -64,6 +64,8 @@ pub enum Input<T> {
     Durable(ShardId, Epoch, T),
     /// The write stamps of the shard's epoch are nearly used up: it is given back and claimed anew.
     Renew(ShardId),
+    /// The process of this incarnation seems to be gone: nobody listens where it did.
+    Gone(Incarnation),
     /// Somebody says that it gave this shard back: if it is wanted here, it is read at once.
     Released(ShardId),
     /// An operator wants this shard to be on this node, as long as it is there; or, without one, where it would be.
@@ -223,6 +225,10 @@ impl<T> Ownership<T> {
                 if self.open(shard).is_some() {
                     self.renewing.insert(shard);
                 }
+            }
+            Input::Gone(incarnation) => {
+                self.peers.doubt(incarnation);
+                self.next_look = self.next_look.min(now.monotonic);
             }
             Input::Released(shard) => {
                 if self.wanted[shard.0 as usize] {

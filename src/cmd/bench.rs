@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::credentials::parse_duration;
 use crate::load::beside::{self, BesideOptions};
 use crate::load::connect::{self, ConnectOptions};
 use crate::load::crowd;
@@ -20,6 +21,7 @@ use crate::load::report::{self, Files};
 use crate::load::send::{self, MAX_IN_FLIGHT, STAMP_BYTES, SendOptions};
 use crate::load::soak::{self, SoakOptions};
 use crate::load::start;
+use crate::load::verify::{self, VerifyOptions};
 use crate::storage::scylla::ScyllaConfig;
 
 /// The arguments of `convoke bench`.
@@ -52,6 +54,8 @@ enum Kind {
     Reconnect(ReconnectArgs),
     /// Users who talk in pairs and groups and come and go, for a long time: everybody gets everything, and nothing grows
     Soak(SoakArgs),
+    /// A ledger outside the servers, to which anything may happen meanwhile: what was acknowledged is there, once, in order
+    Verify(VerifyArgs),
     /// What people who talk notice of a client that reads nothing, a flood of requests and a storm of logins beside them
     Beside(BesideArgs),
     /// A part of the connections of `group`, `connect` and `reconnect`, in a process started by them
@@ -214,6 +218,26 @@ struct SoakArgs {
 }
 
 #[derive(Debug, Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Pairs of users that talk in both directions
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pairs: u32,
+    /// Messages of one user that may wait for their answers
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    in_flight: u16,
+    /// Bytes of each message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    body: u32,
+    /// How long they talk, such as 60s or 10m
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    duration: Duration,
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
 struct BesideArgs {
     /// Users that talk in pairs
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=10_000))]
@@ -342,6 +366,16 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 rate: f64::from(args.rate),
                 stay: Duration::from_secs(args.stay),
                 measured: Duration::from_secs(args.duration),
+            })?;
+            Ok(report::conclude(&result, &args.files)?)
+        }
+        Kind::Verify(args) => {
+            let result = verify::run(&VerifyOptions {
+                node: args.node.into(),
+                pairs: args.pairs,
+                in_flight: usize::from(args.in_flight),
+                body_bytes: args.body as usize,
+                measured: args.duration,
             })?;
             Ok(report::conclude(&result, &args.files)?)
         }

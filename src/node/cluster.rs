@@ -181,6 +181,12 @@ impl Wishes for Asked {
         }
     }
 
+    fn doubt(&self, peer: PeerId) {
+        if let Some(membership) = self.membership.get() {
+            membership.doubt(peer);
+        }
+    }
+
     fn drain(&self) {
         self.drain.notify_one();
     }

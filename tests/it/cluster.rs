@@ -178,7 +178,9 @@ async fn nodes_come_and_go_and_no_send_fails() {
             told = Some(go_away);
         }
     }
-    let names: Vec<_> = told.expect("it is sent elsewhere").nodes.into_iter().map(|node| node.node).collect();
+    let nodes_told = told.expect("it is sent elsewhere").nodes;
+    let mut names: Vec<_> = nodes_told.into_iter().map(|node| node.node).collect();
+    names.sort();
     assert_eq!(names, ["n1", "n2"]);
     nodes.pop();
     settled(&nodes).await;

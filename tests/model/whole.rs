@@ -425,7 +425,7 @@ impl World {
         let alive: Vec<usize> = (0..self.nodes.len()).filter(|at| !self.nodes[*at].gone).collect();
         let at = alive[self.rng.random_range(0..alive.len())];
         let until = self.now_ms + self.rng.random_range(0..8_000);
-        match self.rng.random_range(0..6) {
+        match self.rng.random_range(0..7) {
             0 | 1 => self.nodes[at].paused_until = until,
             2 => self.nodes[at].cut_until = until,
             3 => {
@@ -433,7 +433,12 @@ impl World {
                 let id = self.nodes[at].id.clone();
                 self.join(id);
             }
+            // Rightly or not.
             4 => {
+                let doubted = self.nodes[self.rng.random_range(0..self.nodes.len())].incarnation;
+                self.tell(at, Input::Gone(doubted));
+            }
+            5 => {
                 let conversation = self.rng.random_range(0..CONVERSATIONS);
                 for node in &mut self.nodes {
                     node.crash(conversation);

@@ -75,6 +75,8 @@ pub trait Wishes: Send + Sync + 'static {
     fn take(&self, released: Vec<ShardId>);
     /// These shards should be on these nodes; or, without one, where they would be.
     fn pin(&self, pins: &[(ShardId, Option<NodeId>)]);
+    /// This process seems to be gone.
+    fn doubt(&self, peer: PeerId);
     /// Everything is to be given back, and the process to end.
     fn drain(&self);
 }
@@ -446,6 +448,10 @@ impl Incoming for FromPeers {
         let theirs = owners.of_process(to).into_iter().map(|(shard, _)| shard).collect();
         self.tell_users(&Arc::new(theirs));
         conversations.for_each(|conversation| conversation.tell_again(to));
+    }
+
+    fn peer_refuses(&self, peer: PeerId) {
+        self.wishes.doubt(peer);
     }
 
     fn link_down(&self, to: PeerId) {

@@ -255,6 +255,22 @@ fn shards_of_a_dead_node_are_served_again_within_lease_margin_and_a_second() {
 }
 
 #[test]
+fn a_node_whose_process_is_seen_to_be_gone_is_not_waited_for_that_long() {
+    let mut cluster = Cluster::new(9, 3, 0);
+    cluster.pass(8_000);
+    let (gone, other) = (cluster.nodes[0].incarnation, cluster.nodes[2].incarnation);
+    cluster.nodes[0].paused_until = u64::MAX;
+    for at in [1, 2] {
+        cluster.tell(at, Input::Gone(gone));
+        // One that is alive shows that it is.
+        cluster.tell(3 - at, Input::Gone(other));
+    }
+    cluster.pass(4_000);
+    assert_eq!(cluster.loads()[1..], [6, 6]);
+    assert!(cluster.nodes[1..].iter().all(|node| node.over.is_none()));
+}
+
+#[test]
 fn a_node_that_slept_is_over_before_it_does_anything() {
     let mut cluster = Cluster::new(3, 2, 0);
     cluster.pass(6_000);

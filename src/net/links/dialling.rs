@@ -121,6 +121,10 @@ pub(super) async fn keep(inner: Arc<Inner>, peer: PeerId, address: String) {
                 inner.lost(peer);
             }
             Err(error) => {
+                if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable)
+                {
+                    inner.incoming.peer_refuses(peer);
+                }
                 // Once for each reason: a peer may be away for long.
                 let text = error.to_string();
                 if text != said {

@@ -25,6 +25,9 @@ use crate::cluster::membership::PeerId;
 
 type Nonce = [u8; 16];
 
+/// Why a process refuses whoever looks for a former one at its address.
+const ANOTHER_PROCESS: &str = "another process listens here now";
+
 /// What all nodes of a cluster have and nobody else.
 #[derive(Clone)]
 pub struct Cookie(hmac::Key);
@@ -155,6 +158,9 @@ pub(super) async fn dial(
     match read(&reply)? {
         Reply::Welcome { version, proof } if proven("acceptor").verify(cookie, &proof) => Ok(version),
         Reply::Welcome { .. } => Err(refused("the other node has another cookie")),
+        Reply::Refused { why } if why == ANOTHER_PROCESS => {
+            Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why))
+        }
         Reply::Refused { why } => Err(refused(why)),
     }
 }
@@ -178,7 +184,7 @@ pub(super) async fn accept(
         _ if !proven("dialler").verify(cookie, &hello.proof) => {
             Err("the nodes have different cookies (the same token.key, or links.cookie_file)".to_owned())
         }
-        _ if to != me => Err("another process listens here now".to_owned()),
+        _ if to != me => Err(ANOTHER_PROCESS.to_owned()),
         None => Err("there is no such lane".to_owned()),
         Some(lane) => agree(*newest, (hello.least, hello.version)).map(|version| (lane, version)),
     };

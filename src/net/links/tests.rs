@@ -21,6 +21,7 @@ struct End {
     told: mpsc::Sender<Told>,
     up: mpsc::Sender<PeerId>,
     down: mpsc::Sender<PeerId>,
+    refuses: mpsc::Sender<PeerId>,
     answers: AtomicBool,
 }
 
@@ -40,6 +41,10 @@ impl Incoming for End {
         self.up.try_send(to).expect("room");
     }
 
+    fn peer_refuses(&self, peer: PeerId) {
+        let _ = self.refuses.try_send(peer);
+    }
+
     fn link_down(&self, to: PeerId) {
         self.down.try_send(to).expect("room");
     }
@@ -53,6 +58,7 @@ struct Node {
     told: mpsc::Receiver<Told>,
     up: mpsc::Receiver<PeerId>,
     down: mpsc::Receiver<PeerId>,
+    refuses: mpsc::Receiver<PeerId>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,10 +82,11 @@ impl Node {
             silence: Duration::from_secs(2),
         };
         let ((told, told_out), (up, up_out)) = (mpsc::channel(1_000), mpsc::channel(100));
-        let (down, down_out) = mpsc::channel(100);
-        let end = Arc::new(End { told, up, down, answers: AtomicBool::new(true) });
+        let ((down, down_out), (refuses, refuses_out)) = (mpsc::channel(100), mpsc::channel(1));
+        let end = Arc::new(End { told, up, down, refuses, answers: AtomicBool::new(true) });
         let links = LinkNet::start(config, listener, end.clone());
-        Self { id, address, links, end, told: told_out, up: up_out, down: down_out }
+        let (up, down) = (up_out, down_out);
+        Self { id, address, links, end, told: told_out, up, down, refuses: refuses_out }
     }
 
     async fn links_to(&mut self, other: &Self) {
@@ -168,7 +175,7 @@ async fn an_answer_that_does_not_come_is_not_waited_for_for_ever() {
 
 #[tokio::test]
 async fn strangers_are_refused_and_harm_nobody() {
-    let (one, other) = two().await;
+    let (mut one, other) = two().await;
     let stranger = Node::start(3, "another cookie", None).await;
     stranger.links.set_peers([(other.id, other.address.clone())]);
     // One that says nothing, one that talks nonsense, one that claims a frame without end.
@@ -194,6 +201,14 @@ async fn strangers_are_refused_and_harm_nobody() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(one.links.up(), [other.id]);
+    assert_eq!(soon(one.refuses.recv()).await, Some(gone));
+    // Nor is one where nobody listens any more.
+    let nobody = PeerId(Uuid::from_u128(10));
+    let listener = LinkListener::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = listener.local_addr().to_string();
+    drop(listener);
+    one.links.set_peers([(other.id, other.address.clone()), (nobody, address)]);
+    while soon(one.refuses.recv()).await != Some(nobody) {}
 }
 
 #[tokio::test]
