@@ -113,7 +113,11 @@ impl HubActor {
         let Publication { conversation, rows, origins, .. } = publication;
         let Some(Listening { list, last }) = listeners.get_mut(conversation) else { return };
         let Some(head) = rows.last().map(|row| row.seq) else { return };
-        *last = head.max(*last);
+        // A former owner's last words, that come after the first of the next one: who needs them sees a gap and fetches it.
+        if rows.first().is_some_and(|row| row.seq <= *last) {
+            return;
+        }
+        *last = head;
         let now_ms = self.clock.monotonic_ms();
         let mut batch = PushBatch::new(conversation, rows);
         let mut gone = false;

@@ -222,8 +222,14 @@ pub fn run(options: &VerifyOptions) -> Result<VerifyReport, LoadError> {
             sides.spawn_on(side.run(orders.subscribe()), runtime.handle());
         }
     }
-    progress.say("talking");
-    progress.wait(options.measured);
+    progress.say("talking; SIGINT ends it early");
+    let talked = runtime.block_on(async {
+        let begun = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(options.measured) => options.measured,
+            _ = tokio::signal::ctrl_c() => begun.elapsed(),
+        }
+    });
     progress.say("repeating what is not answered");
     orders.send_replace(Order::Settle { until: Instant::now() + SETTLE_WITHIN });
     runtime.block_on(async { while sides.join_next().await.is_some() {} });
@@ -231,7 +237,7 @@ pub fn run(options: &VerifyOptions) -> Result<VerifyReport, LoadError> {
     let found = runtime.block_on(read_back(&node, &addresses, ledgers))?;
     drop(runtime);
     node.stop()?;
-    Ok(conclude(options, conditions, &found, &told))
+    Ok(conclude(options, talked, conditions, &found, &told))
 }
 
 async fn read_back(
@@ -274,7 +280,13 @@ async fn history(client: &Client, conversation: &ConversationId) -> Result<Vec<S
     }
 }
 
-fn conclude(options: &VerifyOptions, conditions: Conditions, found: &Found, told: &Told) -> VerifyReport {
+fn conclude(
+    options: &VerifyOptions,
+    talked: Duration,
+    conditions: Conditions,
+    found: &Found,
+    told: &Told,
+) -> VerifyReport {
     let times = told.times.lock();
     let (ack, series, longest) = (&times.0, &times.1, times.2);
     let points = series.points();
@@ -284,7 +296,7 @@ fn conclude(options: &VerifyOptions, conditions: Conditions, found: &Found, told
         conditions,
         pairs: options.pairs,
         in_flight: options.in_flight,
-        duration_s: options.measured.as_secs_f64(),
+        duration_s: talked.as_secs_f64(),
         acked: found.acked,
         pushed: found.pushed,
         acked_at_once: read(&told.at_once),
@@ -296,7 +308,7 @@ fn conclude(options: &VerifyOptions, conditions: Conditions, found: &Found, told
         invented: found.invented,
         unavailable_max_ms: longest.as_secs_f64() * 1_000.0,
         connections: read(&told.connections),
-        acked_per_s: rate(found.acked, options.measured),
+        acked_per_s: rate(found.acked, talked),
         ack_ms: ack.percentiles(),
         verdict: Verdict {
             lost: found.lost,

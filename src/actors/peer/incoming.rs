@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use convoke_protocol::codec;
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, Seq, SessionId};
+use convoke_protocol::id::{ConversationId, Seq, SessionId, UserId};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -257,14 +257,22 @@ impl FromPeers {
             Control::Drain => self.wishes.drain(),
             Control::Restore(entries) => {
                 for entry in entries {
-                    if self.serves_user(&entry) {
+                    if self.serves_user(&entry.user) {
                         directory.restore_here(SessionHandle::There(from, Arc::new(entry)));
                     }
                 }
             }
             Control::Unregister(user, session) => directory.unregister_here(&user, session),
             Control::Watch(conversation, users) => {
-                directory.watch_here(users, &Watcher::There(from, conversation));
+                let (here, elsewhere): (Vec<_>, Vec<_>) =
+                    users.into_iter().partition(|user| self.serves_user(user));
+                // The conversation does not wait for these: it asks again once it knows who has them.
+                if !elsewhere.is_empty() {
+                    let count = u32::try_from(elsewhere.len()).unwrap_or(u32::MAX);
+                    let nobody = Control::Watched(conversation.clone(), count, Vec::new());
+                    self.reached.peers.tell(from, &nobody);
+                }
+                directory.watch_here(here, &Watcher::There(from, conversation));
             }
             Control::Unwatch(conversation, users) => {
                 directory.unwatch_here(users, Some(from), &conversation);
@@ -304,20 +312,15 @@ impl FromPeers {
     }
 
     /// A conversation that is not active here any more, or on another node, is told of users: its watches end.
-    fn watches_no_more(
-        &self,
-        at: PeerId,
-        conversation: ConversationId,
-        of: Vec<(convoke_protocol::id::UserId, Seat)>,
-    ) {
+    fn watches_no_more(&self, at: PeerId, conversation: ConversationId, of: Vec<(UserId, Seat)>) {
         let mut users: Vec<_> = of.into_iter().map(|(user, _)| user).collect();
         users.dedup();
         self.reached.peers.tell(at, &Control::Unwatch(conversation, users));
     }
 
-    fn serves_user(&self, entry: &SessionEntry) -> bool {
+    fn serves_user(&self, user: &UserId) -> bool {
         let Reached { owners, peers, .. } = &self.reached;
-        owners.of(owners.map().of_user(&entry.user)).is_some_and(|(owner, _)| owner == peers.me())
+        owners.of(owners.map().of_user(user)).is_some_and(|(owner, _)| owner == peers.me())
     }
 
     fn pushed(&self, pushed: Pushed, credit: Box<dyn Credit>) {
@@ -343,7 +346,7 @@ impl FromPeers {
     }
 
     async fn register(&self, from: PeerId, entry: SessionEntry) -> RegisterAnswer {
-        if !self.serves_user(&entry) {
+        if !self.serves_user(&entry.user) {
             return Err(not_ours());
         }
         let policy = (self.reached.policy)();

@@ -102,10 +102,9 @@ impl Side {
     }
 
     fn learn(&mut self, nodes: &[NodeAddress]) {
-        for address in nodes.iter().filter_map(|node| node.tcp.clone()) {
-            if !self.addresses.contains(&address) {
-                self.addresses.push(address);
-            }
+        let addresses: Vec<String> = nodes.iter().filter_map(|node| node.tcp.clone()).collect();
+        if !addresses.is_empty() {
+            self.addresses = addresses;
         }
     }
 
