@@ -33,8 +33,20 @@ pub struct RoutedConversations {
     here: Conversations,
     peers: Peers,
     map: ShardMap,
-    /// What waits to be answered behind a send that is not answered yet. Bounded by what each session may have in flight.
-    sending: Arc<DashMap<(SessionId, ConversationId), VecDeque<Sending>>>,
+    /// Where a send is not answered yet: what comes behind it. Bounded by what each session may have in flight.
+    sending: Arc<DashMap<ThreadId, Thread>>,
+}
+
+/// A session, and the conversation to which it sends.
+type ThreadId = (SessionId, ConversationId);
+
+/// What a session sends to a conversation, behind what is being answered.
+struct Thread {
+    waiting: VecDeque<Sending>,
+    /// Whom those in flight were given to.
+    server: Option<Server>,
+    /// Whether the conversation moves: what comes now waits until what came before it was given to the next owner.
+    moves: bool,
 }
 
 /// A send that is to be answered.
@@ -76,25 +88,29 @@ impl RoutedConversations {
     }
 
     /// Hands a send to its conversation, which answers it. What one session sends to one conversation is numbered and
-    /// answered in the order of the calls.
+    /// answered in the order of the calls, also when the conversation moves meanwhile.
     pub async fn send(&self, conversation: ConversationId, command: Box<SendCommand>, reply: Reply) {
         if self.peers.are_none() {
             return self.here.send(conversation, command, reply).await;
         }
-        let session = reply.session_id();
-        // The first attempt is on its way before the next request of the session is read.
-        let first = match self.peers.server(self.shard(&conversation)) {
-            Some(server) => {
-                Some(self.send_to(server, conversation.clone(), command.clone(), Some(session)).await)
-            }
+        let thread = (reply.session_id(), conversation);
+        // The first attempt is on its way before the next request of the session is read; to the same node as those before
+        // it that are not answered, so that none overtakes them.
+        let before = self.sending.get(&thread).map(|thread| (thread.server, thread.moves));
+        let server = match before {
+            None => self.peers.server(self.shard(&thread.1)),
+            Some((server, false)) => server,
+            Some((_, true)) => None,
+        };
+        let first = match server {
+            Some(server) => Some(self.send_to(server, &thread, command.clone()).await),
             None => None,
         };
         let sending = Sending { command, reply, first: Mutex::new(first) };
-        let thread = (session, conversation);
         match self.sending.entry(thread.clone()) {
-            Entry::Occupied(mut waiting) => waiting.get_mut().push_back(sending),
+            Entry::Occupied(mut open) => open.get_mut().waiting.push_back(sending),
             Entry::Vacant(none) => {
-                none.insert(VecDeque::new());
+                none.insert(Thread { waiting: VecDeque::new(), server, moves: server.is_none() });
                 let all = self.clone();
                 tokio::spawn(async move { all.answer_in_order(thread, sending).await });
             }
@@ -102,31 +118,66 @@ impl RoutedConversations {
     }
 
     /// Answers what a session sent to a conversation, one after the other, until nothing more waits.
-    async fn answer_in_order(self, thread: (SessionId, ConversationId), mut sending: Sending) {
+    async fn answer_in_order(self, thread: ThreadId, mut sending: Sending) {
         loop {
             self.answer(&thread, sending).await;
-            let Entry::Occupied(mut waiting) = self.sending.entry(thread.clone()) else { return };
-            match waiting.get_mut().pop_front() {
-                Some(next) => sending = next,
-                None => {
-                    waiting.remove();
-                    return;
-                }
+            let next = match self.sending.entry(thread.clone()) {
+                Entry::Occupied(mut open) => match open.get_mut().waiting.pop_front() {
+                    Some(next) => next,
+                    None => {
+                        open.remove();
+                        return;
+                    }
+                },
+                Entry::Vacant(_) => return,
+            };
+            sending = next;
+            if sending.first.lock().is_none() {
+                self.go_on_elsewhere(&thread, &mut sending).await;
             }
         }
     }
 
-    async fn answer(&self, (session, conversation): &(SessionId, ConversationId), sending: Sending) {
+    /// What waited while the conversation moved is on its way again, in order.
+    async fn go_on_elsewhere(&self, thread: &ThreadId, next: &mut Sending) {
+        let Some(server) = self.peers.server(self.shard(&thread.1)) else { return };
+        *next.first.get_mut() = Some(self.send_to(server, thread, next.command.clone()).await);
+        // Only this task takes any out, so that their places stay.
+        for place in 0.. {
+            let Some(mut open) = self.sending.get_mut(thread) else { return };
+            let Some(waiting) = open.waiting.get(place) else {
+                open.server = Some(server);
+                open.moves = false;
+                return;
+            };
+            let command = waiting.first.lock().is_none().then(|| waiting.command.clone());
+            drop(open);
+            let Some(command) = command else { continue };
+            let first = self.send_to(server, thread, command).await;
+            if let Some(open) = self.sending.get(thread)
+                && let Some(waiting) = open.waiting.get(place)
+            {
+                *waiting.first.lock() = Some(first);
+            }
+        }
+    }
+
+    async fn answer(&self, thread: &ThreadId, sending: Sending) {
         let Sending { command, mut reply, first } = sending;
-        let (conversation, session) = (conversation.clone(), Some(*session));
-        let sent = match first.into_inner() {
-            Some(first) => match first.await {
-                Err(error) if error.code == MOVED => {
-                    self.send_anywhere(conversation.clone(), command, session, 1).await
+        let (session, conversation) = thread.clone();
+        let first = match first.into_inner() {
+            Some(first) => first.await,
+            None => Err(not_ours()),
+        };
+        let sent = match first {
+            Err(error) if error.code == MOVED => {
+                // Whatever comes behind it waits.
+                if let Some(mut open) = self.sending.get_mut(thread) {
+                    open.moves = true;
                 }
-                done => done,
-            },
-            None => self.send_anywhere(conversation.clone(), command, session, 0).await,
+                self.send_anywhere(conversation.clone(), command, Some(session), 1).await
+            }
+            done => done,
         };
         let answer = place_answer(&mut reply, conversation, sent);
         reply.send(&answer);
@@ -134,6 +185,15 @@ impl RoutedConversations {
 
     /// Begins to ask one node.
     async fn send_to(
+        &self,
+        server: Server,
+        (session, conversation): &ThreadId,
+        command: Box<SendCommand>,
+    ) -> BoxFuture<'static, Result<Place, RequestError>> {
+        self.send_from(server, conversation.clone(), command, Some(*session)).await
+    }
+
+    async fn send_from(
         &self,
         server: Server,
         conversation: ConversationId,
@@ -159,7 +219,7 @@ impl RoutedConversations {
             let mut command = command.clone();
             command.retry = repeated(command.retry, &attempt);
             let conversation = conversation.clone();
-            async move { self.send_to(attempt.server, conversation, command, session).await.await }
+            async move { self.send_from(attempt.server, conversation, command, session).await.await }
         };
         self.peers.served(shard, attempt).await
     }
