@@ -285,6 +285,7 @@ impl Serving {
             if left.is_zero() {
                 // A directory is away: who is found there later catches up.
                 self.unanswered = 0;
+                self.reset_now(activation);
                 self.go_on(activation);
             } else {
                 self.wake = Some(self.wake.map_or(left, |earlier| earlier.min(left)));

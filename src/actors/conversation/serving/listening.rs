@@ -27,6 +27,15 @@ impl Serving {
         directory.watch(users, &self.handle);
     }
 
+    /// After a loss: these listen, and may have missed something.
+    pub(super) fn reset_now(&mut self, activation: &Activation) {
+        if std::mem::take(&mut self.reset) {
+            let all = self.listeners.keys().copied().collect();
+            let head = self.core.head().seq;
+            activation.surroundings.hubs.reset(&activation.conversation, all, head);
+        }
+    }
+
     /// Notes a listener; says whether it is new.
     pub(super) fn add(&mut self, seat: Seat, user: UserId) -> bool {
         let is_new = self.listeners.insert(seat, user).is_none();
@@ -66,9 +75,7 @@ impl Serving {
         let head = self.core.head().seq;
         if self.reset {
             if self.unanswered == 0 {
-                self.reset = false;
-                let all = self.listeners.keys().copied().collect();
-                hubs.reset(&activation.conversation, all, head);
+                self.reset_now(activation);
             }
         } else if is_late && !added.is_empty() {
             hubs.listen_late(&activation.conversation, added, head);
