@@ -53,7 +53,8 @@ impl ConnectionSlots {
         if let Some(address) = address {
             let most = taken.limits.max_per_address;
             let from_address = taken.by_address.get(&address).copied().unwrap_or(0);
-            if from_address >= most {
+            // 0 is no limit.
+            if most > 0 && from_address >= most {
                 return Err(ErrorCode::TOO_MANY_FROM_ADDRESS);
             }
             taken.by_address.insert(address, from_address + 1);
@@ -128,6 +129,14 @@ mod tests {
         drop((first, mapped, loopback));
         assert_eq!(slots.taken(), 0);
         assert!(slots.0.lock().by_address.is_empty(), "addresses that are gone are forgotten");
+    }
+
+    #[test]
+    fn no_limit_is_none() {
+        let slots = ConnectionSlots::new(ConnectionLimits { max_connections: 9, max_per_address: 0 });
+        let all: Vec<_> = (0..9).map(|_| slots.acquire(ip("192.0.2.1")).expect("no limit")).collect();
+        drop(all);
+        assert!(slots.0.lock().by_address.is_empty());
     }
 
     #[test]
