@@ -11,6 +11,9 @@
 //!   └── SessionActor × sessions  one logged-in connection       its end closes the connection
 //! ```
 //!
+//! Between nodes stand no actors: [`peer`] finds who serves what and takes what others say, over links that `net` keeps and
+//! makes anew.
+//!
 //! # Invariants
 //! - Whatever comes from a network took a permit before it enters a mailbox: a session's requests in flight, a
 //!   conversation's pending sends.

@@ -43,6 +43,7 @@ use crate::actors::peer::hubs::Hubs;
 use crate::actors::peer::{Seat, told_to_clients};
 use crate::actors::reply::Reply;
 use crate::actors::shard::ShardHandle;
+use crate::auth::{Role, system_user};
 use crate::clock::Clock;
 use crate::cluster::membership::PeerId;
 use crate::cluster::owner::{Open, Owner};
@@ -76,6 +77,14 @@ pub struct Attending {
     pub seat: Seat,
     /// Its user, and for what the token is: a service reads everything and gets no pushes.
     pub asking: Asking,
+}
+
+impl Attending {
+    /// The node itself: sees everything, and listens to nothing.
+    pub fn of_the_node(at: PeerId) -> Self {
+        let asking = Asking { user: system_user(), role: Role::Service };
+        Self { seat: Seat { at, session: SessionId::generate() }, asking }
+    }
 }
 
 /// A conversation as somebody may see it.

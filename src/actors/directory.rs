@@ -28,14 +28,14 @@ type SessionRef = Arc<SessionShared>;
 
 /// How a session is reached.
 #[derive(Debug, Clone)]
-pub enum SessionHandle {
+pub enum SessionPlace {
     /// It is on this node.
     Here(SessionRef),
     /// It is on a peer.
     There(PeerId, Arc<SessionEntry>),
 }
 
-impl SessionHandle {
+impl SessionPlace {
     fn user(&self) -> &UserId {
         match self {
             Self::Here(session) => &session.user,
@@ -79,13 +79,13 @@ impl Watcher {
 }
 
 enum Message {
-    Register(SessionHandle, Arc<SessionPolicy>, oneshot::Sender<Result<Vec<SessionHandle>, RequestError>>),
-    Restore(SessionHandle),
+    Register(SessionPlace, Arc<SessionPolicy>, oneshot::Sender<Result<Vec<SessionPlace>, RequestError>>),
+    Restore(SessionPlace),
     Unregister(UserId, SessionId),
     Watch(Vec<UserId>, Watcher),
     /// The watcher of this conversation, on this peer or here.
     Unwatch(Vec<UserId>, Option<PeerId>, ConversationId),
-    List(UserId, oneshot::Sender<Vec<SessionHandle>>),
+    List(UserId, oneshot::Sender<Vec<SessionPlace>>),
     /// A peer is gone, with its sessions and conversations.
     Gone(PeerId),
     /// These shards are not served here any more.
@@ -108,13 +108,13 @@ struct DirectoryActor {
     map: ShardMap,
 }
 
-type State = DirectoryCore<SessionHandle, Watcher>;
+type State = DirectoryCore<SessionPlace, Watcher>;
 
 impl DirectoryActor {
-    fn seat(&self, handle: &SessionHandle) -> Seat {
+    fn seat(&self, handle: &SessionPlace) -> Seat {
         match handle {
-            SessionHandle::Here(session) => Seat { at: self.peers.me(), session: session.id },
-            SessionHandle::There(at, entry) => Seat { at: *at, session: entry.session },
+            SessionPlace::Here(session) => Seat { at: self.peers.me(), session: session.id },
+            SessionPlace::There(at, entry) => Seat { at: *at, session: entry.session },
         }
     }
 
@@ -140,7 +140,7 @@ impl DirectoryActor {
         }
     }
 
-    fn restore(&self, directory: &mut State, session: &SessionHandle) {
+    fn restore(&self, directory: &mut State, session: &SessionPlace) {
         let seat = self.seat(session);
         let replaced = directory.restore(session.user(), session.presence());
         if !replaced.iter().any(|other| other.session == seat.session) {
@@ -170,7 +170,7 @@ impl DirectoryActor {
     }
 
     fn gone(&self, directory: &mut State, peer: PeerId) {
-        let at = |handle: &SessionHandle| matches!(handle, SessionHandle::There(at, _) if *at == peer);
+        let at = |handle: &SessionPlace| matches!(handle, SessionPlace::There(at, _) if *at == peer);
         let watches = |watcher: &Watcher| matches!(watcher, Watcher::There(at, _) if *at == peer);
         for (user, session) in directory.drop_where(at, watches) {
             self.tell(directory, &user, Seat { at: peer, session }, false, false);
@@ -179,10 +179,10 @@ impl DirectoryActor {
 }
 
 /// Closes a session, wherever it is.
-fn kick(peers: &Peers, session: &SessionHandle, reason: ErrorCode, message: &str) {
+fn kick(peers: &Peers, session: &SessionPlace, reason: ErrorCode, message: &str) {
     match session {
-        SessionHandle::Here(session) => session.kick(reason, message),
-        SessionHandle::There(at, entry) => {
+        SessionPlace::Here(session) => session.kick(reason, message),
+        SessionPlace::There(at, entry) => {
             peers.tell(*at, &Control::Kick(entry.session, reason, message.to_owned()));
         }
     }
@@ -341,7 +341,7 @@ impl Directory {
     ) -> Result<(), RequestError> {
         match self.server(&session.user) {
             Some(Server::Here) => {
-                self.register_here(SessionHandle::Here(session.clone()), policy).await?;
+                self.register_here(SessionPlace::Here(session.clone()), policy).await?;
             }
             Some(Server::At(peer)) => {
                 let ask = Ask::Register(self.entry(session));
@@ -365,7 +365,7 @@ impl Directory {
     /// The policy refuses it, or the directory is being restarted.
     pub async fn register_here(
         &self,
-        session: SessionHandle,
+        session: SessionPlace,
         policy: Arc<SessionPolicy>,
     ) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
@@ -386,7 +386,7 @@ impl Directory {
         let mut elsewhere: HashMap<PeerId, Vec<SessionEntry>> = HashMap::new();
         for session in sessions {
             match self.server(&session.user) {
-                Some(Server::Here) => self.restore_here(SessionHandle::Here(session)),
+                Some(Server::Here) => self.restore_here(SessionPlace::Here(session)),
                 Some(Server::At(peer)) => elsewhere.entry(peer).or_default().push(self.entry(&session)),
                 // It is told when somebody serves it.
                 None => {}
@@ -400,7 +400,7 @@ impl Directory {
     }
 
     /// The same of whatever node, in the directory of this one.
-    pub fn restore_here(&self, session: SessionHandle) {
+    pub fn restore_here(&self, session: SessionPlace) {
         let user = session.user().clone();
         self.cast(&user, Message::Restore(session));
     }
@@ -504,7 +504,7 @@ impl Directory {
         }
     }
 
-    async fn handles(&self, user: &UserId) -> Vec<SessionHandle> {
+    async fn handles(&self, user: &UserId) -> Vec<SessionPlace> {
         let (reply, answer) = oneshot::channel();
         self.cast(user, Message::List(user.clone(), reply));
         answer.await.unwrap_or_default()
@@ -513,9 +513,9 @@ impl Directory {
     /// The user's sessions that this node's directory has, oldest first.
     pub async fn sessions_here(&self, user: &UserId) -> Vec<(Seat, SessionEntry)> {
         let me = self.peers.me();
-        let entry = |handle: &SessionHandle| match handle {
-            SessionHandle::Here(session) => (Seat { at: me, session: session.id }, self.entry(session)),
-            SessionHandle::There(at, entry) => (Seat { at: *at, session: entry.session }, (**entry).clone()),
+        let entry = |handle: &SessionPlace| match handle {
+            SessionPlace::Here(session) => (Seat { at: me, session: session.id }, self.entry(session)),
+            SessionPlace::There(at, entry) => (Seat { at: *at, session: entry.session }, (**entry).clone()),
         };
         self.handles(user).await.iter().map(entry).collect()
     }
@@ -563,8 +563,8 @@ impl Directory {
         let mut elsewhere: HashMap<PeerId, Vec<SessionId>> = HashMap::new();
         for handle in self.handles(user).await {
             match handle {
-                SessionHandle::Here(session) if Some(session.id) != except => session.tell_if_room(event),
-                SessionHandle::There(at, entry) if Some(entry.session) != except => {
+                SessionPlace::Here(session) if Some(session.id) != except => session.tell_if_room(event),
+                SessionPlace::There(at, entry) if Some(entry.session) != except => {
                     elsewhere.entry(at).or_default().push(entry.session);
                 }
                 _ => {}

@@ -40,9 +40,8 @@ enum Message {
     Tick,
     Happened(Incarnation, Input<Waiter>),
     Wants(WantsConfirmation),
-    Renew(ShardId),
-    Released(Vec<ShardId>),
-    Pin(Vec<(ShardId, Option<NodeId>)>),
+    /// What this node, its peers or operators want of the core.
+    Asked(Vec<Input<Waiter>>),
     Doubt(PeerId),
     Drain,
     /// The own row is gone, or that was not possible: it goes by itself.
@@ -143,18 +142,22 @@ impl Membership {
                 shard = shard.0,
                 "a shard is claimed anew, for its write stamps are nearly used up"
             );
-            let _ = self.actor.cast(Message::Renew(shard));
+            self.ask(vec![Input::Renew(shard)]);
         }
     }
 
     /// Somebody gave these shards back: those that should be served here are claimed at once.
     pub fn released(&self, shards: Vec<ShardId>) {
-        let _ = self.actor.cast(Message::Released(shards));
+        self.ask(shards.into_iter().map(Input::Released).collect());
     }
 
     /// Operators want these shards to be on these nodes; or, without one, where they would be.
     pub fn pin(&self, pins: Vec<(ShardId, Option<NodeId>)>) {
-        let _ = self.actor.cast(Message::Pin(pins));
+        self.ask(pins.into_iter().map(|(shard, node)| Input::Pin(shard, node)).collect());
+    }
+
+    fn ask(&self, inputs: Vec<Input<Waiter>>) {
+        let _ = self.actor.cast(Message::Asked(inputs));
     }
 
     /// This process seems to be gone: nobody listens where it did.
@@ -278,10 +281,9 @@ impl Actor for MembershipActor {
             // An answer to a life that is over.
             Message::Happened(..) => return Ok(()),
             Message::Wants(WantsConfirmation { shard, epoch, tell }) => Input::Durable(shard, epoch, tell),
-            Message::Renew(shard) => Input::Renew(shard),
-            Message::Released(shards) => {
-                for shard in shards {
-                    state.take(&myself, Input::Released(shard));
+            Message::Asked(inputs) => {
+                for input in inputs {
+                    state.take(&myself, input);
                 }
                 return Ok(());
             }
@@ -290,12 +292,6 @@ impl Actor for MembershipActor {
                 let lives: Vec<Incarnation> = lives.map(|row| row.incarnation).collect();
                 for incarnation in lives {
                     state.take(&myself, Input::Gone(incarnation));
-                }
-                return Ok(());
-            }
-            Message::Pin(pins) => {
-                for (shard, node) in pins {
-                    state.take(&myself, Input::Pin(shard, node));
                 }
                 return Ok(());
             }
@@ -435,10 +431,13 @@ impl State {
                 self.deaths += 1;
                 self.me = new_life();
                 let now = moment(self.clock);
-                self.core = Ownership::new(self.me, self.node.clone(), self.map, self.times, now);
-                if self.draining {
-                    let mut outputs = Vec::new();
-                    self.core.apply(Input::Drain, now, &mut outputs);
+                let next = Ownership::new(self.me, self.node.clone(), self.map, self.times, now);
+                let former = std::mem::replace(&mut self.core, next);
+                // What operators want of the node holds for its next life, too.
+                let pins = former.into_pins().map(|(shard, node)| Input::Pin(shard, Some(node)));
+                let mut outputs = Vec::new();
+                for input in pins.chain(self.draining.then_some(Input::Drain)) {
+                    self.core.apply(input, now, &mut outputs);
                 }
             }
         }

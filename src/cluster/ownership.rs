@@ -186,6 +186,11 @@ impl<T> Ownership<T> {
         self.wanted.iter().filter(|wanted| **wanted).count()
     }
 
+    /// Where operators have put shards, for the next life of the node.
+    pub fn into_pins(self) -> impl Iterator<Item = (ShardId, NodeId)> {
+        self.pins.into_iter()
+    }
+
     /// The other nodes that look alive.
     pub fn alive(&self) -> impl Iterator<Item = &PeerRow> {
         let (me, fences) = (self.me, &self.fences);

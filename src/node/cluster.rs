@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -206,6 +205,15 @@ pub(super) struct ClusterPart {
     asked: Arc<Asked>,
 }
 
+/// A node that gives signs of life.
+pub(super) struct KnownNode {
+    pub(super) node: NodeId,
+    pub(super) addresses: Addresses,
+    pub(super) draining: bool,
+    /// In which version of the links' protocol it is reached, if it is.
+    pub(super) linked: Option<u16>,
+}
+
 impl ClusterPart {
     /// As the metrics show it.
     pub(super) fn state(&self, canary: Duration) -> ClusterState {
@@ -224,13 +232,20 @@ impl ClusterPart {
         }
     }
 
-    /// The nodes there are, this one first: name, addresses, whether it drains, and in which version it is linked.
-    pub(super) fn nodes(&self) -> Vec<(NodeId, Addresses, bool, Option<u16>)> {
-        let other = |row: &PeerRow| {
-            let linked = self.links.version(row.addresses.process);
-            (row.node.clone(), row.addresses.clone(), row.draining, linked)
+    /// The nodes there are, this one first.
+    pub(super) fn nodes(&self) -> Vec<KnownNode> {
+        let other = |row: &PeerRow| KnownNode {
+            node: row.node.clone(),
+            addresses: row.addresses.clone(),
+            draining: row.draining,
+            linked: self.links.version(row.addresses.process),
         };
-        let mut nodes = vec![(self.own.clone(), self.addresses.clone(), false, Some(spoken_version()))];
+        let mut nodes = vec![KnownNode {
+            node: self.own.clone(),
+            addresses: self.addresses.clone(),
+            draining: false,
+            linked: Some(spoken_version()),
+        }];
         nodes.extend(self.rows.lock().iter().map(other));
         nodes
     }
@@ -356,7 +371,6 @@ fn cookie(config: &Config, key: &SigningKey) -> anyhow::Result<Cookie> {
 }
 
 fn link_tls(config: &Config) -> anyhow::Result<LinkTls> {
-    let of = |path: &Path| path.to_owned();
     let links = &config.links;
-    Ok(LinkTls::load(&of(&links.certificate), &of(&links.key), &of(&links.authority))?)
+    Ok(LinkTls::load(&links.certificate, &links.key, &links.authority)?)
 }

@@ -46,12 +46,26 @@ async fn settled(nodes: &[TestNode]) {
     .await;
 }
 
+/// So many nodes that are one system.
+async fn cluster_of(count: usize) -> (Cluster, Vec<TestNode>) {
+    let cluster = Cluster::with_schema().await;
+    let nodes = cluster.nodes(count).await;
+    settled(&nodes).await;
+    (cluster, nodes)
+}
+
+/// Stops all nodes in order, the last one first; what they leave is good.
+async fn stopped_and_checked(cluster: &Cluster, mut nodes: Vec<TestNode>) {
+    for node in nodes.iter_mut().rev() {
+        node.stop().await;
+    }
+    cluster.check().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
 async fn people_on_different_nodes_talk_as_on_one() {
-    let cluster = Cluster::with_schema().await;
-    let nodes = cluster.nodes(3).await;
-    settled(&nodes).await;
+    let (_cluster, nodes) = cluster_of(3).await;
     // Many pairs, so that owners of conversations and of users are on every node.
     for pair in 0..12 {
         let (left, right) = (format!("left-{pair}"), format!("right-{pair}"));
@@ -81,9 +95,7 @@ async fn people_on_different_nodes_talk_as_on_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
 async fn a_group_reaches_its_members_on_all_nodes() {
-    let cluster = Cluster::with_schema().await;
-    let nodes = cluster.nodes(3).await;
-    settled(&nodes).await;
+    let (_cluster, nodes) = cluster_of(3).await;
     for n in 0..4 {
         let name = format!("team-{n}");
         let users: Vec<String> = (0..6).map(|user| format!("member-{n}-{user}")).collect();
@@ -115,9 +127,7 @@ async fn a_group_reaches_its_members_on_all_nodes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
 async fn a_device_has_one_session_on_all_nodes_together() {
-    let cluster = Cluster::with_schema().await;
-    let nodes = cluster.nodes(2).await;
-    settled(&nodes).await;
+    let (_cluster, nodes) = cluster_of(2).await;
     for n in 0..6 {
         let user = format!("user-{n}");
         let mut first = TestClient::login(&nodes[n % 2], Framing::Tcp, &user, "phone").await;
@@ -131,9 +141,7 @@ async fn a_device_has_one_session_on_all_nodes_together() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
 async fn an_owner_that_is_killed_is_noticed_by_nobody_elsewhere() {
-    let cluster = Cluster::with_schema().await;
-    let mut nodes = cluster.nodes(3).await;
-    settled(&nodes).await;
+    let (cluster, mut nodes) = cluster_of(3).await;
     let mut load = Load::of_pairs(6);
     let running = load.start_on(&[&nodes[0], &nodes[1]]).await;
     running.acked(200).await;
@@ -290,9 +298,7 @@ impl Talk {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
 async fn a_rolling_restart_costs_each_client_one_reconnect_at_most_and_no_send() {
-    let cluster = Cluster::with_schema().await;
-    let mut nodes = cluster.nodes(3).await;
-    settled(&nodes).await;
+    let (cluster, mut nodes) = cluster_of(3).await;
     let mut talkers = Vec::new();
     for n in 0..9 {
         talkers.push(Talker::start(&nodes, n).await);
@@ -310,10 +316,7 @@ async fn a_rolling_restart_costs_each_client_one_reconnect_at_most_and_no_send()
         }
     }
     talk.ended(&talkers).await;
-    for node in nodes.iter_mut().rev() {
-        node.stop().await;
-    }
-    cluster.check().await;
+    stopped_and_checked(&cluster, nodes).await;
 }
 
 /// Sends of all clients go on while links are cut and mended, and everything is heard once.
@@ -358,10 +361,7 @@ async fn a_link_that_is_cut_and_mended_loses_nothing_and_doubles_nothing() {
     talk.goes_on(50).await;
     talk.ended(&talkers).await;
     assert!(talkers.iter().all(|one| one.heard.lock().unwrap().connected == 1), "no client was disturbed");
-    for node in nodes.iter_mut().rev() {
-        node.stop().await;
-    }
-    cluster.check().await;
+    stopped_and_checked(&cluster, nodes).await;
 }
 
 /// The version in which the first node reaches the others.

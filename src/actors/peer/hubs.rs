@@ -20,42 +20,46 @@ pub struct Hubs {
     peers: Peers,
 }
 
+fn by_node(seats: Vec<Seat>) -> HashMap<PeerId, Vec<SessionId>> {
+    let mut nodes: HashMap<PeerId, Vec<SessionId>> = HashMap::new();
+    for Seat { at, session } in seats {
+        nodes.entry(at).or_default().push(session);
+    }
+    nodes
+}
+
 impl Hubs {
     /// The hub of this node, and the peers with theirs.
     pub fn new(here: Hub, peers: Peers) -> Self {
         Self { here, peers }
     }
 
-    fn each(&self, seats: Vec<Seat>, mut act: impl FnMut(PeerId, Vec<SessionId>)) {
-        let mut places: HashMap<PeerId, Vec<SessionId>> = HashMap::new();
-        for Seat { at, session } in seats {
-            places.entry(at).or_default().push(session);
-        }
-        for (at, sessions) in places {
-            act(at, sessions);
-        }
+    /// The nodes beside this one.
+    fn elsewhere<'a>(&self, places: &'a Places) -> impl Iterator<Item = PeerId> + use<'a> {
+        let me = self.peers.me();
+        places.keys().copied().filter(move |at| *at != me)
     }
 
     /// Adds listeners; adding one twice changes nothing.
     pub fn listen(&self, conversation: &ConversationId, seats: Vec<Seat>) {
-        self.each(seats, |at, sessions| {
+        for (at, sessions) in by_node(seats) {
             if at == self.peers.me() {
                 self.here.listen(conversation, sessions);
             } else {
                 self.peers.push(at, &Pushed::Listen(conversation.clone(), sessions));
             }
-        });
+        }
     }
 
     /// Adds listeners of whom was known late: each is told up to where it may have missed something.
     pub fn listen_late(&self, conversation: &ConversationId, seats: Vec<Seat>, head: Seq) {
-        self.each(seats, |at, sessions| {
+        for (at, sessions) in by_node(seats) {
             if at == self.peers.me() {
                 self.here.listen_late(conversation, sessions, head);
             } else {
                 self.peers.push(at, &Pushed::ListenLate(conversation.clone(), sessions, head));
             }
-        });
+        }
     }
 
     /// Takes a listener out.
@@ -69,32 +73,26 @@ impl Hubs {
 
     /// Replaces the listeners of the nodes on which some are, and tells each that it may have missed pushes up to `head`.
     pub fn reset(&self, conversation: &ConversationId, seats: Vec<Seat>, head: Seq) {
-        self.each(seats, |at, sessions| {
+        for (at, sessions) in by_node(seats) {
             if at == self.peers.me() {
                 self.here.reset(conversation, sessions, head);
             } else {
                 self.peers.push(at, &Pushed::Reset(conversation.clone(), sessions, head));
             }
-        });
+        }
     }
 
     /// Nobody listens any more, for the conversation goes to sleep.
     pub fn forget(&self, conversation: &ConversationId, places: &Places) {
-        for at in places.keys() {
-            if *at != self.peers.me() {
-                self.peers.push(*at, &Pushed::Forget(conversation.clone()));
-            }
-        }
+        self.peers.push_all(self.elsewhere(places), || Pushed::Forget(conversation.clone()));
         self.here.forget(conversation);
     }
 
     /// Delivers to the listeners: one envelope to each node that has some.
     pub fn publish(&self, publication: Publication, places: &Places) {
         let Publication { conversation, rows, origins, .. } = &publication;
-        for at in places.keys().filter(|at| **at != self.peers.me()) {
-            let pushed = Pushed::Publish(conversation.clone(), rows.to_vec(), origins.clone());
-            self.peers.push(*at, &pushed);
-        }
+        let pushed = || Pushed::Publish(conversation.clone(), rows.to_vec(), origins.clone());
+        self.peers.push_all(self.elsewhere(places), pushed);
         // Dropped where nobody listens, it writes the answers all the same.
         if places.contains_key(&self.peers.me()) {
             self.here.publish(publication);
@@ -103,9 +101,8 @@ impl Hubs {
 
     /// Tells an event that is not kept to all listeners but one.
     pub fn signal(&self, conversation: &ConversationId, event: Event, from: SessionId, places: &Places) {
-        for at in places.keys().filter(|at| **at != self.peers.me()) {
-            self.peers.push(*at, &Pushed::Signal(conversation.clone(), frame_of(&event), from));
-        }
+        let pushed = || Pushed::Signal(conversation.clone(), frame_of(&event), from);
+        self.peers.push_all(self.elsewhere(places), pushed);
         self.here.signal(conversation, event, from);
     }
 }

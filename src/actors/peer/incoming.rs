@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use convoke_protocol::codec;
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::id::{ConversationId, Seq, SessionId, UserId};
+use convoke_protocol::id::{ConversationId, Seq, UserId};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -22,14 +22,12 @@ use super::{
     Seat, SessionEntry, SessionsAnswer, SignalAnswer, event_of, not_ours,
 };
 use crate::actors::conversation::Attending;
-use crate::actors::conversation::group::Asking;
 use crate::actors::directory::core::SessionPolicy;
-use crate::actors::directory::{Directory, SessionHandle, Watcher};
+use crate::actors::directory::{Directory, SessionPlace, Watcher};
 use crate::actors::hub::{Hub, Publication};
 use crate::actors::reply::Answered;
 use crate::actors::session::SessionTable;
 use crate::actors::shard::Conversations;
-use crate::auth::{Role, system_user};
 use crate::cluster::link::{Answering, Credit, Incoming, Lane};
 use crate::cluster::membership::{NodeId, PeerId};
 use crate::cluster::owners::{Owners, Served};
@@ -234,9 +232,7 @@ impl FromPeers {
     }
 
     async fn heads(&self, conversations: &[ConversationId]) -> HeadsAnswer {
-        let asking = Asking { user: system_user(), role: Role::Service };
-        let seat = Seat { at: self.reached.peers.me(), session: SessionId::generate() };
-        let attending = Attending { seat, asking };
+        let attending = Attending::of_the_node(self.reached.peers.me());
         let seen = self.reached.conversations.attend_all(conversations, &attending).await?;
         Ok(seen.into_iter().map(|seen| seen.map_or(Seq::ZERO, |seen| seen.head.seq)).collect())
     }
@@ -258,7 +254,7 @@ impl FromPeers {
             Control::Restore(entries) => {
                 for entry in entries {
                     if self.serves_user(&entry.user) {
-                        directory.restore_here(SessionHandle::There(from, Arc::new(entry)));
+                        directory.restore_here(SessionPlace::There(from, Arc::new(entry)));
                     }
                 }
             }
@@ -350,7 +346,7 @@ impl FromPeers {
             return Err(not_ours());
         }
         let policy = (self.reached.policy)();
-        self.reached.directory.register_here(SessionHandle::There(from, Arc::new(entry)), policy).await
+        self.reached.directory.register_here(SessionPlace::There(from, Arc::new(entry)), policy).await
     }
 
     async fn ask(&self, from: PeerId, ask: Ask, answering: Answering) {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use convoke_protocol::codec;
 use convoke_protocol::error_code::{ErrorCode, Outcome, RequestError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Ask, Control, MOVED, Pushed, not_ours, perhaps_moved, told_to_clients};
@@ -98,10 +97,10 @@ impl Peers {
         Some(if peer == cluster.me { Server::Here } else { Server::At(peer) })
     }
 
-    fn say(&self, to: PeerId, lane: Lane, what: &impl Serialize) {
+    fn say(&self, to: PeerId, lane: Lane, body: Vec<u8>) {
         let Some(links) = self.links() else { return };
         // A link that is away, or breaks: when it stands again everything is told anew that the peer has to know.
-        if links.tell(to, lane, codec::encode(what)) == Err(LinkError::Busy) {
+        if links.tell(to, lane, body) == Err(LinkError::Busy) {
             tracing::warn!(peer = %to, ?lane, "a link is full: it is made anew");
             links.reset(to);
         }
@@ -111,7 +110,7 @@ impl Peers {
     /// peer's version does not know is left out.
     pub fn tell(&self, to: PeerId, what: &Control) {
         if what.since() <= 1 || self.version(to).is_some_and(|version| what.since() <= version) {
-            self.say(to, Lane::Control, what);
+            self.say(to, Lane::Control, codec::encode(what));
         }
     }
 
@@ -129,7 +128,16 @@ impl Peers {
 
     /// Pushes something to a peer's listeners. What does not arrive makes them catch up when the link stands again.
     pub fn push(&self, to: PeerId, what: &Pushed) {
-        self.say(to, Lane::Pushes, what);
+        self.say(to, Lane::Pushes, codec::encode(what));
+    }
+
+    /// Pushes the same to listeners of several peers: made and encoded once, if there are any.
+    pub fn push_all(&self, to: impl Iterator<Item = PeerId>, what: impl FnOnce() -> Pushed) {
+        let mut to = to.peekable();
+        if to.peek().is_some() {
+            let body = codec::encode(&what());
+            to.for_each(|peer| self.say(peer, Lane::Pushes, body.clone()));
+        }
     }
 
     /// Asks a peer: what is asked is on its way, in the order of the calls, when this returns.

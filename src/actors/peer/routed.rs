@@ -103,7 +103,7 @@ impl RoutedConversations {
             Some((_, true)) => None,
         };
         let first = match server {
-            Some(server) => Some(self.send_to(server, &thread, command.clone()).await),
+            Some(server) => Some(self.send_to(server, &thread.1, command.clone(), Some(thread.0)).await),
             None => None,
         };
         let sending = Sending { command, reply, first: Mutex::new(first) };
@@ -141,7 +141,9 @@ impl RoutedConversations {
     /// What waited while the conversation moved is on its way again, in order.
     async fn go_on_elsewhere(&self, thread: &ThreadId, next: &mut Sending) {
         let Some(server) = self.peers.server(self.shard(&thread.1)) else { return };
-        *next.first.get_mut() = Some(self.send_to(server, thread, next.command.clone()).await);
+        let (session, conversation) = (Some(thread.0), &thread.1);
+        let first = self.send_to(server, conversation, next.command.clone(), session).await;
+        *next.first.get_mut() = Some(first);
         // Only this task takes any out, so that their places stay.
         for place in 0.. {
             let Some(mut open) = self.sending.get_mut(thread) else { return };
@@ -153,7 +155,7 @@ impl RoutedConversations {
             let command = waiting.first.lock().is_none().then(|| waiting.command.clone());
             drop(open);
             let Some(command) = command else { continue };
-            let first = self.send_to(server, thread, command).await;
+            let first = self.send_to(server, conversation, command, session).await;
             if let Some(open) = self.sending.get(thread)
                 && let Some(waiting) = open.waiting.get(place)
             {
@@ -187,19 +189,11 @@ impl RoutedConversations {
     async fn send_to(
         &self,
         server: Server,
-        (session, conversation): &ThreadId,
-        command: Box<SendCommand>,
-    ) -> BoxFuture<'static, Result<Place, RequestError>> {
-        self.send_from(server, conversation.clone(), command, Some(*session)).await
-    }
-
-    async fn send_from(
-        &self,
-        server: Server,
-        conversation: ConversationId,
+        conversation: &ConversationId,
         command: Box<SendCommand>,
         session: Option<SessionId>,
     ) -> BoxFuture<'static, Result<Place, RequestError>> {
+        let conversation = conversation.clone();
         match server {
             Server::Here => self.here.send_told(conversation, command, session).await.boxed(),
             Server::At(peer) => self.peers.ask(peer, &Ask::Send(conversation, command, session)).boxed(),
@@ -219,7 +213,7 @@ impl RoutedConversations {
             let mut command = command.clone();
             command.retry = repeated(command.retry, &attempt);
             let conversation = conversation.clone();
-            async move { self.send_from(attempt.server, conversation, command, session).await.await }
+            async move { self.send_to(attempt.server, &conversation, command, session).await.await }
         };
         self.peers.served(shard, attempt).await
     }

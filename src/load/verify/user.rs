@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use convoke_client::connection::{Connection, DEFAULT_MAX_FRAME, Opening};
+use convoke_client::connection::{Connection, DEFAULT_MAX_FRAME, FrameWriter, Opening};
+use convoke_protocol::error_code::Outcome;
 use convoke_protocol::event::NodeAddress;
 use convoke_protocol::frame::{Answer, Event, Incoming, Request};
 use convoke_protocol::id::{ClientId, ConversationId, Seq, UserId};
@@ -205,7 +206,7 @@ impl Side {
     }
 
     /// Asks for what was said since: a page is written down like a push.
-    fn pull(&self, writer: &mut convoke_client::connection::FrameWriter, seen: Seq) {
+    fn pull(&self, writer: &mut FrameWriter, seen: Seq) {
         let from = seen.next();
         let range = PullRange { conversation: self.conversation(), from, to: Seq(from.0 + PAGE - 1) };
         writer.put(&Pull { ranges: vec![range] }.into());
@@ -217,7 +218,7 @@ impl Side {
         answer: Answer,
         open: &mut Vec<Open>,
         seen: &mut Seq,
-        writer: &mut convoke_client::connection::FrameWriter,
+        writer: &mut FrameWriter,
     ) {
         if let Answer::Pulled(pulled) = &answer {
             for page in &pulled.pages {
@@ -249,9 +250,7 @@ impl Side {
                     // Stale, or refused for good: if it may have happened, only the end tells.
                     None => {
                         let one = open.swap_remove(place);
-                        if error.outcome == convoke_protocol::error_code::Outcome::NOT_DONE
-                            && one.attempt == 1
-                        {
+                        if error.outcome == Outcome::NOT_DONE && one.attempt == 1 {
                             self.ledger.lock().refused(one.client_id);
                         }
                     }

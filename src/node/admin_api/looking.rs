@@ -4,15 +4,12 @@ use std::cmp::Ordering;
 
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::group::GroupRole;
-use convoke_protocol::id::{ConversationId, GroupId, Seq, SessionId, UserId};
+use convoke_protocol::id::{ConversationId, GroupId, Seq, UserId};
 
 use crate::actors::conversation::Attending;
 use crate::actors::conversation::core::Head;
-use crate::actors::conversation::group::Asking;
-use crate::actors::peer::Seat;
 use crate::actors::session::SessionShared;
 use crate::actors::session::dispatch::Services;
-use crate::auth::{Role, system_user};
 use crate::node::store::NodeStore;
 use crate::operator::{
     ConversationLine, ConversationLines, ConversationState, DEFAULT_LINES, GroupLine, GroupLines, Kicked,
@@ -137,9 +134,7 @@ pub(super) async fn conversation(
         return Ok(None);
     };
     // Its owner knows where it ends; the store alone knows up to where it was when it last slept.
-    let at = services.conversations.peers().me();
-    let asking = Asking { user: system_user(), role: Role::Service };
-    let attending = Attending { seat: Seat { at, session: SessionId::generate() }, asking };
+    let attending = Attending::of_the_node(services.conversations.peers().me());
     let seen = services.conversations.attend(id, &attending).await.ok();
     let hinted = tail.hinted.as_ref();
     let head = seen.map_or_else(|| hinted.map_or(Head::EMPTY, Head::of), |seen| seen.head);

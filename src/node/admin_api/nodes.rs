@@ -1,22 +1,27 @@
 //! What operators ask of a cluster, the same from every node.
 
+use std::collections::HashMap;
+
 use convoke_protocol::error_code::RequestError;
 use convoke_protocol::id::UserId;
 
+use super::super::cluster::{ClusterPart, KnownNode};
 use super::Behind;
-use crate::cluster::membership::NodeId;
+use crate::actors::peer::{Seat, SessionEntry};
+use crate::cluster::membership::{NodeId, PeerId};
 use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::operator::{
     ConversationState, MoveShard, NodeLine, NodeLines, ShardLine, ShardLines, UserSession, UserState,
     WhichNode,
 };
+use crate::storage::Epoch;
 
 const ALONE: &str = "this node is no part of a cluster: it keeps everything itself";
 
 /// The name of the node that is a process.
-fn name_of(behind: &Behind, process: crate::cluster::membership::PeerId) -> Option<String> {
-    let nodes = behind.part.as_ref()?.nodes();
-    nodes.into_iter().find(|(_, addresses, ..)| addresses.process == process).map(|(node, ..)| node.0)
+fn name_of(behind: &Behind, process: PeerId) -> Option<String> {
+    let mut nodes = behind.part.as_ref()?.nodes().into_iter();
+    nodes.find(|known| known.addresses.process == process).map(|known| known.node.0)
 }
 
 fn map(behind: &Behind) -> Option<ShardMap> {
@@ -51,19 +56,16 @@ pub(super) fn nodes(behind: &Behind) -> NodeLines {
         };
         return NodeLines { nodes: vec![own] };
     };
-    let line = |(n, (node, addresses, draining, linked)): (usize, (NodeId, _, bool, Option<u16>))| {
-        let addresses: crate::cluster::membership::Addresses = addresses;
-        let owners = part.peers.owners();
-        NodeLine {
-            node: node.0,
-            shards: owners.map_or(0, |owners| owners.of_process(addresses.process).len()),
-            linked,
-            draining,
-            tcp: addresses.tcp,
-            ws: addresses.ws,
-            link: addresses.link,
-            this: n == 0,
-        }
+    let owners = part.peers.owners();
+    let line = |(n, known): (usize, KnownNode)| NodeLine {
+        node: known.node.0,
+        shards: owners.map_or(0, |owners| owners.of_process(known.addresses.process).len()),
+        linked: known.linked,
+        draining: known.draining,
+        tcp: known.addresses.tcp,
+        ws: known.addresses.ws,
+        link: known.addresses.link,
+        this: n == 0,
     };
     let mut nodes: Vec<NodeLine> = part.nodes().into_iter().enumerate().map(line).collect();
     nodes.sort_by(|one, other| one.node.cmp(&other.node));
@@ -72,37 +74,34 @@ pub(super) fn nodes(behind: &Behind) -> NodeLines {
 
 pub(super) fn shards(behind: &Behind) -> ShardLines {
     let Some(part) = &behind.part else { return ShardLines { shards: Vec::new() } };
-    let names: std::collections::HashMap<_, _> =
-        part.nodes().into_iter().map(|(node, addresses, ..)| (addresses.process, node.0)).collect();
-    let line = |(shard, owner): (ShardId, Option<_>)| ShardLine {
+    let names: HashMap<PeerId, String> =
+        part.nodes().into_iter().map(|known| (known.addresses.process, known.node.0)).collect();
+    let line = |(shard, owner): (ShardId, Option<(PeerId, Epoch)>)| ShardLine {
         shard: shard.0,
         node: owner.and_then(|(process, _)| names.get(&process).cloned()),
-        epoch: owner.map(|(_, epoch): (_, crate::storage::Epoch)| epoch.0),
+        epoch: owner.map(|(_, epoch)| epoch.0),
     };
     let all = part.peers.owners().map_or(Vec::new(), |owners| owners.all());
     ShardLines { shards: all.into_iter().map(line).collect() }
 }
 
-fn process_of(behind: &Behind, node: &str) -> Result<crate::cluster::membership::PeerId, String> {
-    let part = behind.part.as_ref().ok_or(ALONE)?;
-    let found = part.nodes().into_iter().find(|(other, ..)| other.0 == node);
+fn process_of(part: &ClusterPart, node: &str) -> Result<PeerId, String> {
+    let found = part.nodes().into_iter().find(|known| known.node.0 == node);
     found
-        .map(|(_, addresses, ..)| addresses.process)
+        .map(|known| known.addresses.process)
         .ok_or_else(|| format!("there is no node {node:?}: `convoke admin nodes` lists them"))
 }
 
 pub(super) fn drain(behind: &Behind, which: &WhichNode) -> Result<(), String> {
-    let process = process_of(behind, &which.node)?;
-    if let Some(part) = &behind.part {
-        part.drain(process);
-    }
+    let part = behind.part.as_ref().ok_or(ALONE)?;
+    part.drain(process_of(part, &which.node)?);
     Ok(())
 }
 
 pub(super) fn move_shard(behind: &Behind, to: &MoveShard) -> Result<(), String> {
     let part = behind.part.as_ref().ok_or(ALONE)?;
     if let Some(node) = &to.node {
-        process_of(behind, node)?;
+        process_of(part, node)?;
     }
     let shards = map(behind).map_or(0, |map| map.shards());
     if to.shard >= shards {
@@ -117,7 +116,7 @@ pub(super) async fn user(behind: &Behind, user: UserId) -> Result<UserState, Str
     let sessions = services.directory.sessions(&user).await;
     let sessions = sessions.map_err(|error: RequestError| error.message)?;
     let shard = map(behind).map(|map| map.of_user(&user));
-    let session = |(_, entry): (_, crate::actors::peer::SessionEntry)| UserSession {
+    let session = |(_, entry): (Seat, SessionEntry)| UserSession {
         session: entry.session,
         node: entry.node,
         device: entry.device,
