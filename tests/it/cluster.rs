@@ -2,14 +2,16 @@
 //!
 //! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use convoke_client::{Client, ClientConfig, ClientEvent, DisconnectReason};
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::frame::{Answer, Event};
 use convoke_protocol::framing::Framing;
-use convoke_protocol::id::{DeviceId, UserId};
+use convoke_protocol::id::{ConversationId, DeviceId, UserId};
 use convoke_protocol::message::Content;
 use convoke_protocol::request::messages::Target;
 use convoke_protocol::request::session::ListSessions;
@@ -20,7 +22,7 @@ use crate::harness::http::metric;
 use crate::harness::load::Load;
 use crate::harness::proxy::Proxy;
 use crate::harness::servers::{Cluster, TOKEN_KEY};
-use crate::harness::{Setup, TestClient, TestNode, eventually, finished};
+use crate::harness::{PATIENCE, Setup, TestClient, TestNode, eventually, finished};
 
 async fn shards(nodes: &[TestNode]) -> Vec<f64> {
     let mut all = Vec::new();
@@ -215,7 +217,8 @@ struct Talker {
 struct Heard {
     connected: usize,
     lost: Vec<String>,
-    seqs: Vec<u64>,
+    skipped: Vec<String>,
+    messages: Vec<(ConversationId, u64)>,
 }
 
 impl Talker {
@@ -236,7 +239,10 @@ impl Talker {
                     ClientEvent::Connected { .. } => heard.connected += 1,
                     ClientEvent::Disconnected { reason: DisconnectReason::GoAway(_) } => {}
                     ClientEvent::Disconnected { reason } => heard.lost.push(reason.to_string()),
-                    ClientEvent::Message { message, .. } => heard.seqs.push(message.seq.0),
+                    ClientEvent::Message { conversation, message, .. } => {
+                        heard.messages.push((conversation, message.seq.0));
+                    }
+                    skipped @ ClientEvent::Skipped { .. } => heard.skipped.push(format!("{skipped:?}")),
                     _ => {}
                 }
             }
@@ -285,13 +291,44 @@ impl Talk {
             ended.unwrap();
         }
         let sent = self.sent.load(Ordering::Relaxed) as usize;
+        let end = Instant::now() + PATIENCE / 2;
         eventually("everything was heard", async || {
-            let heard: usize = talkers.iter().map(|one| one.heard.lock().unwrap().seqs.len()).sum();
+            let heard: usize = talkers.iter().map(|one| one.heard.lock().unwrap().messages.len()).sum();
             assert!(heard <= 2 * sent, "{heard} of {sent}");
+            assert!(Instant::now() < end, "{heard} of 2 * {sent}: {:#?}", not_heard(talkers));
             (heard == 2 * sent).then_some(())
         })
         .await;
     }
+}
+
+/// What each did not hear of what anybody heard, or was told to do without: to find out why.
+fn not_heard(talkers: &[Talker]) -> Vec<String> {
+    let mut heads: BTreeMap<ConversationId, u64> = BTreeMap::new();
+    for talker in talkers {
+        for (conversation, seq) in &talker.heard.lock().unwrap().messages {
+            let head = heads.entry(conversation.clone()).or_default();
+            *head = (*head).max(*seq);
+        }
+    }
+    let mut lines = Vec::new();
+    for talker in talkers {
+        let heard = talker.heard.lock().unwrap();
+        let all: BTreeSet<_> = heard.messages.iter().cloned().collect();
+        let own: BTreeSet<&ConversationId> =
+            heard.messages.iter().map(|(conversation, _)| conversation).collect();
+        for conversation in own {
+            let head = heads[conversation];
+            let missing: Vec<u64> =
+                (1..=head).filter(|seq| !all.contains(&(conversation.clone(), *seq))).collect();
+            lines.push(format!(
+                "{} in {conversation} up to {head}: without {missing:?}, connected {}",
+                talker.user, heard.connected
+            ));
+        }
+        lines.extend(heard.skipped.iter().cloned());
+    }
+    lines
 }
 
 /// One node after the other is stopped and started under load: each costs its clients one reconnect, and no send fails.

@@ -87,8 +87,6 @@ pub struct FromPeers {
     /// What operators said of shards, for peers that come later.
     pins: Arc<Mutex<BTreeMap<ShardId, Option<NodeId>>>>,
     moved: Arc<Moved>,
-    /// Processes that were taken for gone: should one come back, it tells its sessions anew.
-    gone: Arc<Mutex<HashSet<PeerId>>>,
 }
 
 /// Shards that are served by another than before, and were not dealt with yet.
@@ -115,8 +113,8 @@ fn answer<T: Serialize>(answering: Answering, value: &T) {
 impl FromPeers {
     /// Nothing moved yet. Must be called within a runtime.
     pub fn new(reached: Reached, wishes: Arc<dyn Wishes>) -> Self {
-        let (moved, gone, pins) = (Arc::default(), Arc::default(), Arc::default());
-        let from_peers = Self { reached, wishes, pins, moved, gone };
+        let (moved, pins) = (Arc::default(), Arc::default());
+        let from_peers = Self { reached, wishes, pins, moved };
         let follows = from_peers.clone();
         tokio::spawn(async move {
             loop {
@@ -163,7 +161,6 @@ impl FromPeers {
 
     /// A process is gone for good.
     pub fn gone(&self, peer: PeerId) {
-        self.gone.lock().insert(peer);
         self.reached.owners.forget(peer);
         self.reached.directory.peer_gone(peer);
         self.reached.conversations.for_each(|conversation| conversation.peer_gone(peer));
@@ -209,24 +206,29 @@ impl FromPeers {
     }
 
     async fn catch_up(&self, owner: PeerId, conversations: Vec<ConversationId>) {
+        let Reached { owners, peers, hub, .. } = &self.reached;
+        let is_there = |conversation: &ConversationId| {
+            owners.of(owners.map().of_conversation(conversation)).is_some_and(|(peer, _)| peer == owner)
+        };
         for some in conversations.chunks(HEADS_PER_ASK) {
             for _ in 0..HEADS_TRIES {
-                let heads: HeadsAnswer = if owner == self.reached.peers.me() {
-                    self.heads(some).await
-                } else {
-                    self.reached.peers.ask(owner, &Ask::Heads(some.to_vec())).await
-                };
-                match heads {
-                    Ok(heads) => {
-                        for (conversation, head) in some.iter().zip(heads) {
-                            self.reached.hub.catch_up(conversation, head);
-                        }
-                        break;
-                    }
-                    // It moved on: whoever has it now makes this anew.
-                    Err(error) if error.code == super::MOVED => break,
-                    Err(_) => tokio::time::sleep(HEADS_PAUSE).await,
+                // Those that moved on are caught up with by whoever has them now; one of them is no reason to leave the others.
+                let some: Vec<_> =
+                    some.iter().filter(|conversation| is_there(conversation)).cloned().collect();
+                if some.is_empty() {
+                    break;
                 }
+                let heads: HeadsAnswer = if owner == peers.me() {
+                    self.heads(&some).await
+                } else {
+                    peers.ask(owner, &Ask::Heads(some.clone())).await
+                };
+                if let Ok(heads) = heads {
+                    some.iter().zip(heads).for_each(|(conversation, head)| hub.catch_up(conversation, head));
+                    break;
+                }
+                // Its link may be on its way, or it knows of its shard a moment later.
+                tokio::time::sleep(HEADS_PAUSE).await;
             }
         }
     }
@@ -435,17 +437,16 @@ impl Incoming for FromPeers {
 
     fn link_up(&self, to: PeerId) {
         let Reached { peers, owners, conversations, .. } = &self.reached;
-        if self.gone.lock().remove(&to) {
-            peers.tell(to, &Control::Forgot);
-        }
+        // What this node's directory had to say may have been lost with the former link.
+        peers.tell(to, &Control::Forgot);
         let mine = owners.of_process(peers.me());
         let mine = mine.into_iter().map(|(shard, epoch)| (shard.0, epoch)).collect();
         peers.tell(to, &Control::Serves(mine));
         let name = |node: &Option<NodeId>| node.as_ref().map(|node| node.0.clone());
         let pins = self.pins.lock().iter().map(|(shard, node)| (shard.0, name(node))).collect();
         peers.tell(to, &Control::Pin(pins));
-        let theirs = owners.of_process(to).into_iter().map(|(shard, _)| shard).collect();
-        self.tell_users(&Arc::new(theirs));
+        // Neither could it be told of sessions and watches, nor asked for heads.
+        self.note_moved(to, owners.of_process(to).into_iter().map(|(shard, _)| shard).collect());
         conversations.for_each(|conversation| conversation.tell_again(to));
     }
 
