@@ -295,7 +295,7 @@ async fn start_actors(
     let known = (peers.clone(), shards, config.node.id.as_str());
     let directory = Directory::start(stripes, copy, known, &cell).await?;
     let hub = Hub::start(stripes, sessions.clone(), shards, clock, &cell).await?;
-    let stores = store.stores();
+    let stores = faults::tampered(store.stores())?;
     let hooks: Arc<dyn Hooks> = Arc::new(NoHooks);
     let surroundings = Surroundings {
         stores: stores.clone(),

@@ -222,11 +222,14 @@ struct VerifyArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// Pairs of users that talk in both directions
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=9_000))]
     pairs: u32,
     /// Messages of one user that may wait for their answers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     in_flight: u16,
+    /// How long a user waits after an answer before the next message, such as 10s [default: not at all]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pause: Option<Duration>,
     /// Bytes of each message's body
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=65_536))]
     body: u32,
@@ -374,6 +377,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 node: args.node.into(),
                 pairs: args.pairs,
                 in_flight: usize::from(args.in_flight),
+                pause: args.pause.unwrap_or_default(),
                 body_bytes: args.body as usize,
                 measured: args.duration,
             })?;

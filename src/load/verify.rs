@@ -51,6 +51,8 @@ pub struct VerifyOptions {
     pub pairs: u32,
     /// Sends of one user without an answer.
     pub in_flight: usize,
+    /// How long a user waits after an answer before the next send.
+    pub pause: Duration,
     /// The length of each message's body.
     pub body_bytes: usize,
     /// How long they talk.
@@ -65,6 +67,7 @@ pub struct VerifyReport {
     pub conditions: Conditions,
     pub pairs: u32,
     pub in_flight: usize,
+    pub pause_ms: f64,
     pub duration_s: f64,
     pub acked: u64,
     pub pushed: u64,
@@ -82,6 +85,8 @@ pub struct VerifyReport {
     pub invented: u64,
     /// The longest time that a send took, retries included.
     pub unavailable_max_ms: f64,
+    /// The longest time from the loss of a connection until its user was back, had what was missed, and got pushes.
+    pub away_max_ms: f64,
     pub connections: u64,
     pub acked_per_s: f64,
     pub ack_ms: Option<Percentiles>,
@@ -123,8 +128,8 @@ impl Outcome for VerifyReport {
                 self.acked, self.acked_after_retries, self.pushed, self.unknown_settled, self.connections
             ),
             format!(
-                "the longest send took {:.0} ms, renumbered {}, invented {}",
-                self.unavailable_max_ms, self.renumbered, self.invented
+                "the longest send took {:.0} ms, the longest way back {:.0} ms, renumbered {}, invented {}",
+                self.unavailable_max_ms, self.away_max_ms, self.renumbered, self.invented
             ),
         ];
         lines.extend(
@@ -148,6 +153,7 @@ enum Order {
 struct Told {
     began: Instant,
     times: Mutex<(Latencies, Series, Duration)>,
+    longest_away: Mutex<Duration>,
     at_once: AtomicU64,
     retried: AtomicU64,
     errors: AtomicU64,
@@ -167,6 +173,12 @@ impl Told {
         times.0.record(took);
         times.1.record(self.began.elapsed(), took);
         times.2 = took.max(times.2);
+    }
+
+    /// Somebody whose connection was lost is back, and misses nothing.
+    fn back(&self, after: Duration) {
+        let mut longest = self.longest_away.lock();
+        *longest = after.max(*longest);
     }
 
     fn refused(&self, error: &RequestError) {
@@ -194,6 +206,7 @@ pub fn run(options: &VerifyOptions) -> Result<VerifyReport, LoadError> {
     let told = Arc::new(Told {
         began: Instant::now(),
         times: Mutex::default(),
+        longest_away: Mutex::default(),
         at_once: AtomicU64::new(0),
         retried: AtomicU64::new(0),
         errors: AtomicU64::new(0),
@@ -216,6 +229,7 @@ pub fn run(options: &VerifyOptions) -> Result<VerifyReport, LoadError> {
                 first_address: first_address as usize,
                 ledger: ledger.clone(),
                 in_flight: options.in_flight,
+                pause: options.pause,
                 body_bytes: options.body_bytes,
                 told: told.clone(),
             };
@@ -296,6 +310,7 @@ fn conclude(
         conditions,
         pairs: options.pairs,
         in_flight: options.in_flight,
+        pause_ms: options.pause.as_secs_f64() * 1_000.0,
         duration_s: talked.as_secs_f64(),
         acked: found.acked,
         pushed: found.pushed,
@@ -307,6 +322,7 @@ fn conclude(
         renumbered: found.renumbered,
         invented: found.invented,
         unavailable_max_ms: longest.as_secs_f64() * 1_000.0,
+        away_max_ms: told.longest_away.lock().as_secs_f64() * 1_000.0,
         connections: read(&told.connections),
         acked_per_s: rate(found.acked, talked),
         ack_ms: ack.percentiles(),

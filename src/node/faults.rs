@@ -5,15 +5,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use convoke_protocol::id::{ConversationId, UserId};
 use serde::Deserialize;
 
 use crate::actors::session::dispatch::Services;
 use crate::clock;
+use crate::storage::Stores;
 use crate::storage::embedded::{FaultHook, InjectedFault};
+use crate::storage::faulty::{FaultPlan, FaultyStore, OneIn, Tamper};
 
 /// Set to anything, it lets a test ask for faults.
 pub(super) const FAULTS_VARIABLE: &str = "CONVOKE_TEST_FAULTS";
+
+/// Such as `drop:10000`: one message in so many is dropped, doubled, reordered or renumbered wherever the log is read, so that a
+/// test sees whether a checker notices.
+const TAMPER_VARIABLE: &str = "CONVOKE_TEST_TAMPER";
+
+/// The stores, tampered with if a test asks for it.
+///
+/// # Errors
+/// What it asks for is not known.
+pub(super) fn tampered(stores: Stores) -> anyhow::Result<Stores> {
+    let Some(asked) = std::env::var_os(TAMPER_VARIABLE) else { return Ok(stores) };
+    let asked = asked.to_string_lossy();
+    let known = asked.split_once(':').and_then(|(how, often)| {
+        let how = match how {
+            "drop" => Tamper::Drop,
+            "double" => Tamper::Double,
+            "reorder" => Tamper::Reorder,
+            "renumber" => Tamper::Renumber,
+            _ => return None,
+        };
+        Some((OneIn(often.parse().ok()?), how))
+    });
+    let tamper =
+        known.with_context(|| format!("{TAMPER_VARIABLE} is {asked:?}, and should be as `drop:10000`"))?;
+    tracing::warn!(?tamper, "a test has this node tell what is not so");
+    let plan = FaultPlan { tamper: Some(tamper), ..FaultPlan::default() };
+    Ok(Stores::of(Arc::new(FaultyStore::new(stores, plan))))
+}
 
 /// What is to go wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::harness::command::{Finished, convoke};
+use crate::harness::command::{Finished, convoke, run};
+use crate::harness::{Setup, TestNode};
 
 /// Runs a small one; its result.
 fn bench(arguments: &[&str]) -> (String, Value) {
@@ -88,4 +89,36 @@ fn nobody_is_online_who_is_no_member() {
     let finished: Finished =
         convoke().args(["bench", "group", "--members", "5", "--online", "6"]).output().unwrap().into();
     assert!(finished.failed().contains("--online 6"), "says which option");
+}
+
+/// `bench verify` against a node for a few seconds; how it ended, and its result.
+async fn verified(node: &TestNode) -> (Finished, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("result.json");
+    let (tcp, key) = (node.addresses().tcp.to_string(), node.data().join("token.key"));
+    let options = ["--duration", "4s", "--pairs", "8", "--in-flight", "4"];
+    let mut command = convoke();
+    command.args(["bench", "verify", "--tcp", &tcp, "--key"]).arg(key).args(options).arg("--json").arg(&json);
+    let finished = run(command, Vec::new()).await;
+    let written = std::fs::read(json).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    let result = serde_json::from_slice(&written).unwrap();
+    (finished, result)
+}
+
+/// A server that drops, doubles, reorders or renumbers what it reads from its log is caught each time, and one that does not is
+/// not.
+#[tokio::test]
+async fn a_server_that_does_not_tell_what_is_so_is_caught() {
+    let node = TestNode::start().await;
+    let (finished, result) = verified(&node).await;
+    finished.good();
+    assert!(result["acked"].as_u64().unwrap() > 100, "{result:#}");
+    for (tampers, found) in
+        [("drop", "lost"), ("double", "duplicated"), ("reorder", "out_of_order"), ("renumber", "renumbered")]
+    {
+        let node = Setup::config("").env("CONVOKE_TEST_TAMPER", &format!("{tampers}:100")).start().await;
+        let (finished, result) = verified(&node).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(result[found].as_u64().unwrap() > 0, "{tampers}: {result:#}");
+    }
 }

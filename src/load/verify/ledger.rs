@@ -82,6 +82,11 @@ pub(super) struct SessionPushes {
     had: std::collections::HashSet<Seq>,
 }
 
+/// How often a lower number follows a higher one.
+fn falls(seen: &[Seen]) -> u64 {
+    seen.windows(2).filter(|two| two[1].seq < two[0].seq).count() as u64
+}
+
 impl Ledger {
     /// A send begins, or is repeated.
     pub(super) fn sent(&mut self, client_id: ClientId) {
@@ -116,8 +121,13 @@ impl Ledger {
         self.tell(seen);
     }
 
-    /// It stood in a page.
-    pub(super) fn tell(&mut self, seen: Seen) {
+    /// A page came: rising numbers.
+    pub(super) fn page(&mut self, page: &[Seen]) {
+        self.found.out_of_order += falls(page);
+        page.iter().for_each(|seen| self.tell(*seen));
+    }
+
+    fn tell(&mut self, seen: Seen) {
         let Seen { seq, id, client_id } = seen;
         let told = *self.told.entry(seq).or_insert((id, client_id));
         if told != (id, client_id) {
@@ -135,6 +145,7 @@ impl Ledger {
                 self.found.duplicated += 1;
             }
         }
+        self.found.out_of_order += falls(log);
         let last = log.iter().map(|seen| seen.seq.0).max().unwrap_or(0);
         self.found.gaps += last - by_seq.len() as u64;
         for (client_id, fate) in &self.sends {
@@ -196,6 +207,8 @@ mod tests {
         PushesTwice,
         /// It pushes it after the next one.
         Reorders,
+        /// It stores it after the next one.
+        StoresLater,
         /// It gives two messages each other's numbers after it told them.
         Renumbers,
         /// It pushes something else under the number.
@@ -208,11 +221,12 @@ mod tests {
         Invents,
     }
 
-    const FAULTS: [Fault; 9] = [
+    const FAULTS: [Fault; 10] = [
         Fault::Drops,
         Fault::Doubles,
         Fault::PushesTwice,
         Fault::Reorders,
+        Fault::StoresLater,
         Fault::Renumbers,
         Fault::PushesAnother,
         Fault::Skips,
@@ -242,6 +256,7 @@ mod tests {
             Fault::Doubles => log.push(Seen { seq: Seq(MESSAGES + 1), ..log[place] }),
             Fault::PushesTwice => pushes.insert(place + 1, log[place]),
             Fault::Reorders => pushes.swap(place, place + 1),
+            Fault::StoresLater => log.swap(place, place + 1),
             Fault::Renumbers => {
                 let (one, other) = (log[place], log[place + 1]);
                 log[place] = Seen { seq: one.seq, ..other };
@@ -288,6 +303,7 @@ mod tests {
         assert_eq!(run(Fault::Doubles, at).duplicated, 1);
         assert_eq!(run(Fault::PushesTwice, at).duplicated, 1);
         assert_eq!(run(Fault::Reorders, at).out_of_order, 1);
+        assert_eq!(run(Fault::StoresLater, at).out_of_order, 1);
         assert!(run(Fault::Renumbers, at).renumbered >= 2);
         assert!(run(Fault::PushesAnother, at).renumbered >= 1);
         assert_eq!(run(Fault::Skips, at).gaps, 1);

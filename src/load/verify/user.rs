@@ -12,7 +12,7 @@ use convoke_protocol::frame::{Answer, Event, Incoming, Request};
 use convoke_protocol::id::{ClientId, ConversationId, Seq, UserId};
 use convoke_protocol::message::{Content, ContentType, Message, Priority};
 use convoke_protocol::request::Retry;
-use convoke_protocol::request::messages::{Ack, Pull, PullRange, Send, Target};
+use convoke_protocol::request::messages::{Ack, Pull, PullRange, Pulled, Send, Target};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(12);
 /// Pushes are acknowledged together, and at least so often.
 const ACK_EVERY: Duration = Duration::from_millis(500);
+/// The same of users who say little.
+const TICK_AT_REST: Duration = Duration::from_secs(1);
 /// Messages of one page that is asked for.
 const PAGE: u64 = 1_000;
 
@@ -50,8 +52,25 @@ pub(super) struct Side {
     pub(super) first_address: usize,
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) in_flight: usize,
+    pub(super) pause: Duration,
     pub(super) body_bytes: usize,
     pub(super) told: Arc<Told>,
+}
+
+/// What goes on from one connection to the next.
+struct Course {
+    /// What is sent, and not settled.
+    open: Vec<Open>,
+    /// The highest message that was seen.
+    seen: Seq,
+    /// Nothing new is said before.
+    quiet_until: Instant,
+    /// When the last connection was lost, until everything was fetched that was said meanwhile.
+    lost_at: Option<Instant>,
+    /// The page that is asked for.
+    asked_page: Option<u64>,
+    /// Whether a page could not be had, and is to be asked for again.
+    page_again: bool,
 }
 
 /// Why a connection is given up.
@@ -70,12 +89,19 @@ impl Side {
     /// Talks until it is told to stop and everything is answered, or its time is over.
     pub(super) async fn run(mut self, mut orders: watch::Receiver<Order>) {
         let mut random = SmallRng::from_os_rng();
-        let mut open: Vec<Open> = Vec::new();
-        let mut seen = Seq::ZERO;
+        let mut course = Course {
+            open: Vec::new(),
+            seen: Seq::ZERO,
+            // Users who pause do not all speak at once.
+            quiet_until: Instant::now() + self.pause.mul_f64(random.random_range(0.0..1.0)),
+            lost_at: None,
+            asked_page: None,
+            page_again: false,
+        };
         loop {
             let over = match *orders.borrow_and_update() {
                 Order::Talk => false,
-                Order::Settle { until } => open.is_empty() || Instant::now() >= until,
+                Order::Settle { until } => course.open.is_empty() || Instant::now() >= until,
             };
             if over {
                 return;
@@ -92,10 +118,12 @@ impl Side {
             if let Ok(connection) = Connection::open(opening).await {
                 self.told.connected();
                 self.learn(&connection.welcome.nodes);
-                let ended = self.talk(connection, &mut orders, &mut open, &mut seen).await;
+                let ended = self.talk(connection, &mut orders, &mut course).await;
                 if matches!(ended, Ended::Finished) {
                     return;
                 }
+                // Lost again before everything was back: still the same loss.
+                course.lost_at.get_or_insert_with(Instant::now);
             }
             self.first_address += 1;
             tokio::time::sleep(PAUSE.mul_f64(random.random_range(0.5..1.5))).await;
@@ -128,36 +156,36 @@ impl Side {
         &mut self,
         connection: Connection,
         orders: &mut watch::Receiver<Order>,
-        open: &mut Vec<Open>,
-        seen: &mut Seq,
+        course: &mut Course,
     ) -> Ended {
         let Connection { mut reader, mut writer, .. } = connection;
         let mut session = SessionPushes::default();
         let (mut pushes, mut acked) = (0_u64, 0_u64);
         let mut asked: HashMap<u64, ClientId> = HashMap::new();
-        for one in open.iter_mut() {
+        for one in &mut course.open {
             one.attempt += 1;
             one.again = None;
             asked.insert(writer.put(&self.send(one)), one.client_id);
         }
-        self.pull(&mut writer, *seen);
-        let mut ticks = tokio::time::interval(ACK_EVERY);
+        self.pull(&mut writer, course);
+        let mut ticks = tokio::time::interval(if self.pause.is_zero() { ACK_EVERY } else { TICK_AT_REST });
         loop {
             let talks = match *orders.borrow_and_update() {
                 Order::Talk => true,
-                Order::Settle { until } if open.is_empty() || Instant::now() >= until => {
+                Order::Settle { until } if course.open.is_empty() || Instant::now() >= until => {
                     return Ended::Finished;
                 }
                 Order::Settle { .. } => false,
             };
-            while talks && open.len() < self.in_flight {
+            let quiet = Instant::now() < course.quiet_until;
+            while talks && !quiet && course.open.len() < self.in_flight {
                 let client_id = ClientId::random();
                 let one = Open { client_id, attempt: 1, first: Instant::now(), again: None };
                 self.ledger.lock().sent(client_id);
                 asked.insert(writer.put(&self.send(&one)), client_id);
-                open.push(one);
+                course.open.push(one);
             }
-            for one in open.iter_mut().filter(|one| one.again.is_some_and(|at| at <= Instant::now())) {
+            for one in course.open.iter_mut().filter(|one| one.again.is_some_and(|at| at <= Instant::now())) {
                 one.attempt += 1;
                 one.again = None;
                 asked.insert(writer.put(&self.send(one)), one.client_id);
@@ -168,16 +196,17 @@ impl Side {
             tokio::select! {
                 incoming = reader.next() => match incoming {
                     Ok(Incoming::Answer(id, answer)) => {
-                        self.answered(asked.remove(&id), answer, open, seen, &mut writer);
+                        let sent = asked.remove(&id);
+                        self.answered((id, sent), answer, course, &mut writer);
                     }
                     Ok(Incoming::Event(Event::Push(push))) => {
                         pushes += 1;
-                        *seen = push.message.seq.max(*seen);
+                        course.seen = push.message.seq.max(course.seen);
                         if push.conversation == self.conversation() {
                             self.ledger.lock().pushed(&mut session, of(&push.message));
                         }
                     }
-                    Ok(Incoming::Event(Event::Lagged(_))) => self.pull(&mut writer, *seen),
+                    Ok(Incoming::Event(Event::Lagged(_))) => self.pull(&mut writer, course),
                     Ok(Incoming::Event(Event::NodesChanged(changed))) => self.learn(&changed.nodes),
                     Ok(Incoming::Event(Event::GoAway(go_away))) => {
                         self.learn(&go_away.nodes);
@@ -191,11 +220,15 @@ impl Side {
                         acked = pushes;
                         writer.put(&Ack { pushes, cursors: Vec::new() }.into());
                     }
+                    if std::mem::take(&mut course.page_again) {
+                        self.pull(&mut writer, course);
+                    }
                     let late = |one: &Open| one.again.is_none() && one.first.elapsed() > PATIENCE * one.attempt;
-                    if open.iter().any(late) {
+                    if course.open.iter().any(late) {
                         return Ended::Broken;
                     }
                 }
+                () = tokio::time::sleep_until(course.quiet_until.into()), if talks && quiet => {}
                 changed = orders.changed() => {
                     if changed.is_err() {
                         return Ended::Finished;
@@ -206,32 +239,45 @@ impl Side {
     }
 
     /// Asks for what was said since: a page is written down like a push.
-    fn pull(&self, writer: &mut FrameWriter, seen: Seq) {
-        let from = seen.next();
+    fn pull(&self, writer: &mut FrameWriter, course: &mut Course) {
+        let from = course.seen.next();
         let range = PullRange { conversation: self.conversation(), from, to: Seq(from.0 + PAGE - 1) };
-        writer.put(&Pull { ranges: vec![range] }.into());
+        course.asked_page = Some(writer.put(&Pull { ranges: vec![range] }.into()));
+    }
+
+    /// A page came.
+    fn had(&self, pulled: Pulled, course: &mut Course, writer: &mut FrameWriter) {
+        let mut more = false;
+        for page in pulled.pages {
+            let seen: Vec<Seen> = page.messages.iter().map(of).collect();
+            self.ledger.lock().page(&seen);
+            course.seen = page.messages.last().map_or(course.seen, |last| last.seq.max(course.seen));
+            more |= page.next.is_some();
+        }
+        if more {
+            self.pull(writer, course);
+        } else if let Some(lost_at) = course.lost_at.take() {
+            self.told.back(lost_at.elapsed());
+        }
     }
 
     fn answered(
         &self,
-        asked: Option<ClientId>,
+        (id, sent): (u64, Option<ClientId>),
         answer: Answer,
-        open: &mut Vec<Open>,
-        seen: &mut Seq,
+        course: &mut Course,
         writer: &mut FrameWriter,
     ) {
-        if let Answer::Pulled(pulled) = &answer {
-            for page in &pulled.pages {
-                let mut ledger = self.ledger.lock();
-                page.messages.iter().for_each(|message| ledger.tell(of(message)));
-                *seen = page.messages.last().map_or(*seen, |last| last.seq.max(*seen));
-                if page.next.is_some() {
-                    self.pull(writer, *seen);
-                }
+        if course.asked_page == Some(id) {
+            course.asked_page = None;
+            match answer {
+                Answer::Pulled(pulled) => self.had(pulled, course, writer),
+                _ => course.page_again = true,
             }
             return;
         }
-        let Some(place) = asked.and_then(|id| open.iter().position(|one| one.client_id == id)) else {
+        let open = &mut course.open;
+        let Some(place) = sent.and_then(|id| open.iter().position(|one| one.client_id == id)) else {
             return;
         };
         match answer {
@@ -239,6 +285,7 @@ impl Side {
                 let one = open.swap_remove(place);
                 self.ledger.lock().acked(one.client_id, sent.seq, sent.message_id);
                 self.told.acked(one.first.elapsed(), one.attempt);
+                course.quiet_until = Instant::now() + self.pause;
             }
             Answer::Error(error) => {
                 self.told.refused(&error);
