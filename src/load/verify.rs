@@ -85,8 +85,9 @@ pub struct VerifyReport {
     pub invented: u64,
     /// The longest time that a send took, retries included.
     pub unavailable_max_ms: f64,
-    /// The longest time from the loss of a connection until its user was back, had what was missed, and got pushes.
+    /// From the loss of a connection until its user was back and had what was missed.
     pub away_max_ms: f64,
+    pub away_ms: Option<Percentiles>,
     pub connections: u64,
     pub acked_per_s: f64,
     pub ack_ms: Option<Percentiles>,
@@ -153,7 +154,7 @@ enum Order {
 struct Told {
     began: Instant,
     times: Mutex<(Latencies, Series, Duration)>,
-    longest_away: Mutex<Duration>,
+    away: Mutex<(Latencies, Duration)>,
     at_once: AtomicU64,
     retried: AtomicU64,
     errors: AtomicU64,
@@ -177,8 +178,9 @@ impl Told {
 
     /// Somebody whose connection was lost is back, and misses nothing.
     fn back(&self, after: Duration) {
-        let mut longest = self.longest_away.lock();
-        *longest = after.max(*longest);
+        let mut away = self.away.lock();
+        away.0.record(after);
+        away.1 = after.max(away.1);
     }
 
     fn refused(&self, error: &RequestError) {
@@ -206,7 +208,7 @@ pub fn run(options: &VerifyOptions) -> Result<VerifyReport, LoadError> {
     let told = Arc::new(Told {
         began: Instant::now(),
         times: Mutex::default(),
-        longest_away: Mutex::default(),
+        away: Mutex::default(),
         at_once: AtomicU64::new(0),
         retried: AtomicU64::new(0),
         errors: AtomicU64::new(0),
@@ -303,6 +305,7 @@ fn conclude(
 ) -> VerifyReport {
     let times = told.times.lock();
     let (ack, series, longest) = (&times.0, &times.1, times.2);
+    let away = told.away.lock();
     let points = series.points();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     VerifyReport {
@@ -322,7 +325,8 @@ fn conclude(
         renumbered: found.renumbered,
         invented: found.invented,
         unavailable_max_ms: longest.as_secs_f64() * 1_000.0,
-        away_max_ms: told.longest_away.lock().as_secs_f64() * 1_000.0,
+        away_max_ms: away.1.as_secs_f64() * 1_000.0,
+        away_ms: away.0.percentiles(),
         connections: read(&told.connections),
         acked_per_s: rate(found.acked, talked),
         ack_ms: ack.percentiles(),

@@ -155,22 +155,30 @@ pub(super) async fn apply(
         ),
     )
     .await?;
-    let begun = Instant::now();
-    while let Err(error) = bootstrap(session, keyspace).await {
-        // A server that has not heard of the keyspace yet, although the one that was asked first has: it is told by gossip.
-        if begun.elapsed() >= GOSSIP_PATIENCE {
-            return Err(error);
-        }
-        tokio::time::sleep(LOCK_POLL).await;
-    }
+    patiently(|| bootstrap(session, keyspace)).await?;
     let me = Uuid::new_v4();
     lock(session, me).await?;
-    let applied = migrate(session, keyspace, options.shards).await;
+    let applied = patiently(|| migrate(session, keyspace, options.shards)).await;
     // One that stays behind expires.
     let unlocked = say(session, format!("DELETE FROM schema_lock WHERE part = 0 IF holder = {me}")).await;
     let applied = applied?;
     unlocked?;
     Ok(applied)
+}
+
+/// Tries again what may be repeated: a server may not have heard yet of what the one that was asked first made; it is told by
+/// gossip, also after the others said that they agree.
+async fn patiently<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, OpenError>
+where
+    F: Future<Output = Result<T, OpenError>>,
+{
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(_) if begun.elapsed() < GOSSIP_PATIENCE => tokio::time::sleep(LOCK_POLL).await,
+            done => return done,
+        }
+    }
 }
 
 async fn bootstrap(session: &Session, keyspace: &str) -> Result<(), OpenError> {
