@@ -151,6 +151,11 @@ impl Membership {
         self.ask(shards.into_iter().map(Input::Released).collect());
     }
 
+    /// Somebody waits for these shards: those that should be served here are claimed before others.
+    pub fn hurry(&self, wanted: Vec<ShardId>) {
+        self.ask(wanted.into_iter().map(Input::Wanted).collect());
+    }
+
     /// Operators want these shards to be on these nodes; or, without one, where they would be.
     pub fn pin(&self, pins: Vec<(ShardId, Option<NodeId>)>) {
         self.ask(pins.into_iter().map(|(shard, node)| Input::Pin(shard, node)).collect());

@@ -23,8 +23,9 @@ use crate::actors::conversation::{Attended, Attending};
 use crate::cluster::membership::PeerId;
 use crate::storage::{Epoch, LogRow};
 
-/// The version of what is said here. 2 added what operators want of other nodes: [`Control::Pin`], [`Control::Drain`].
-pub const VERSION: u16 = 2;
+/// The version of what is said here. 2 added what operators want of other nodes: [`Control::Pin`], [`Control::Drain`]; 3 that somebody
+/// waits for a shard: [`Control::Wanted`].
+pub const VERSION: u16 = 3;
 
 /// The oldest version that this node still speaks.
 pub const LEAST_VERSION: u16 = 1;
@@ -133,12 +134,15 @@ pub enum Control {
     Pin(Vec<(u32, Option<String>)>),
     /// An operator wants the told one to give everything back and end.
     Drain,
+    /// Nobody serves these, and somebody waits for them: who should serve them takes them before others.
+    Wanted(Vec<u32>),
 }
 
 impl Control {
     /// The version that it came with.
     fn since(&self) -> u16 {
         match self {
+            Self::Wanted(_) => 3,
             Self::Pin(_) | Self::Drain => 2,
             _ => 1,
         }

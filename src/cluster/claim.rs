@@ -112,6 +112,16 @@ impl ShardClaim {
         matches!(self.stage, Stage::Reading | Stage::Deciding { .. } | Stage::Closing(_))
     }
 
+    /// Whether it is on its way from this incarnation to whoever comes next: closed, and not certainly released.
+    pub fn is_being_given_back(&self) -> bool {
+        let mine = |row: ShardRow| row.owner == Some(self.me) && row.epoch <= self.closed;
+        match self.stage {
+            Stage::Closing(_) => true,
+            Stage::Known(row) | Stage::Deciding { expected: row, .. } => mine(row),
+            Stage::Unknown | Stage::Reading => self.unsettled.is_some_and(mine),
+        }
+    }
+
     /// Whether nothing is left to give back.
     pub fn is_given_back(&self) -> bool {
         let others = self.row().is_none_or(|row| row.owner != Some(self.me));

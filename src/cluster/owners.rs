@@ -1,11 +1,12 @@
 //! Which process serves which shard, as the processes themselves say. Soft: it only says whom to ask. Whoever is asked for
 //! what it does not serve says so.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::membership::PeerId;
 use super::shard_map::{ShardId, ShardMap};
@@ -17,6 +18,10 @@ pub type Served = (ShardId, Epoch);
 #[derive(Debug, Default)]
 struct Table {
     by: Vec<Option<(PeerId, Epoch)>>,
+    /// Shards that nobody serves, and somebody waits for.
+    waited_for: BTreeSet<ShardId>,
+    /// Those of them that nobody was told of yet.
+    untold: Vec<ShardId>,
 }
 
 /// Who serves what. Cheap to clone.
@@ -25,13 +30,15 @@ pub struct Owners {
     map: ShardMap,
     table: Arc<RwLock<Table>>,
     changes: watch::Sender<u64>,
+    more_untold: Arc<Notify>,
 }
 
 impl Owners {
     /// Nobody serves anything that is known of.
     pub fn new(map: ShardMap) -> Self {
-        let table = Table { by: vec![None; map.shards() as usize] };
-        Self { map, table: Arc::new(RwLock::new(table)), changes: watch::Sender::new(0) }
+        let table = Table { by: vec![None; map.shards() as usize], ..Table::default() };
+        let (table, changes) = (Arc::new(RwLock::new(table)), watch::Sender::new(0));
+        Self { map, table, changes, more_untold: Arc::default() }
     }
 
     /// The mapping of ids to shards.
@@ -44,8 +51,10 @@ impl Owners {
     pub fn serves(&self, by: PeerId, served: &[Served]) -> Vec<ShardId> {
         let mut moved = Vec::new();
         let mut table = self.table.write();
+        let Table { by: all, waited_for, .. } = &mut *table;
         for (shard, epoch) in served {
-            let Some(entry) = table.by.get_mut(shard.0 as usize) else { continue };
+            let Some(entry) = all.get_mut(shard.0 as usize) else { continue };
+            waited_for.remove(shard);
             if entry.is_none_or(|(_, known)| known <= *epoch) {
                 if entry.is_none_or(|(known, _)| known != by) {
                     moved.push(*shard);
@@ -97,6 +106,26 @@ impl Owners {
         all.filter_map(|(shard, owner)| Some((shard, owner.filter(|(known, _)| *known == by)?.1))).collect()
     }
 
+    fn wait_for(&self, shard: ShardId) {
+        let mut table = self.table.write();
+        if table.waited_for.insert(shard) {
+            table.untold.push(shard);
+            drop(table);
+            self.more_untold.notify_one();
+        }
+    }
+
+    /// Shards that nobody serves and that somebody began to wait for: each once, until it is served. Waits for some.
+    pub async fn waited_for(&self) -> Vec<ShardId> {
+        loop {
+            let untold = std::mem::take(&mut self.table.write().untold);
+            if !untold.is_empty() {
+                return untold;
+            }
+            self.more_untold.notified().await;
+        }
+    }
+
     /// Who serves a shard; waits until somebody does, at most so long.
     pub async fn find(&self, shard: ShardId, within: Duration) -> Option<(PeerId, Epoch)> {
         let mut changes = self.changes.subscribe();
@@ -105,6 +134,7 @@ impl Owners {
                 if let Some(owner) = self.of(shard) {
                     return owner;
                 }
+                self.wait_for(shard);
                 // The sender lives as long as this.
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -136,11 +166,14 @@ mod tests {
         let (one, other) = (PeerId(Uuid::from_u128(1)), PeerId(Uuid::from_u128(2)));
         let owners = Owners::new(ShardMap::new(4));
         let (shard, elsewhere) = (ShardId(1), ShardId(2));
-        assert_eq!(owners.find(shard, Duration::ZERO).await, None);
         let waiting = tokio::spawn({
             let owners = owners.clone();
             async move { owners.find(shard, Duration::from_secs(60)).await }
         });
+        // Whoever should serve it is told that somebody waits, once.
+        assert_eq!(owners.waited_for().await, [shard]);
+        assert_eq!(owners.find(shard, Duration::ZERO).await, None);
+        assert!(tokio::time::timeout(Duration::ZERO, owners.waited_for()).await.is_err());
         assert_eq!(owners.serves(one, &[(shard, Epoch(3)), (elsewhere, Epoch(1))]), [shard, elsewhere]);
         assert_eq!(waiting.await.expect("ended"), Some((one, Epoch(3))));
         assert_eq!(owners.serves(other, &[(shard, Epoch(2))]), []);
@@ -153,5 +186,7 @@ mod tests {
         assert_eq!((owners.of(elsewhere), owners.of_process(other)), (None, vec![(shard, Epoch(4))]));
         owners.stops(other, &[(shard, Epoch(4))]);
         assert_eq!(owners.of(shard), None);
+        assert_eq!(owners.find(shard, Duration::ZERO).await, None);
+        assert_eq!(owners.waited_for().await, [shard], "for another time");
     }
 }

@@ -27,6 +27,10 @@ use crate::storage::Epoch;
 /// Statements about shards that are under way at once.
 pub const MAX_STATEMENTS: usize = 64;
 
+/// Shards that are given back at once: few, so that each is served by the next owner a moment after it was closed. The more
+/// statements run beside each other, the longer each shard is without an owner.
+pub const MAX_HANDOVERS: usize = 8;
+
 /// The two clocks that ownership goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -68,6 +72,8 @@ pub enum Input<T> {
     Gone(Incarnation),
     /// Somebody says that it gave this shard back: if it is wanted here, it is read at once.
     Released(ShardId),
+    /// Somebody waits for this shard: if it is wanted here, it is read and claimed before others.
+    Wanted(ShardId),
     /// An operator wants this shard to be on this node, as long as it is there; or, without one, where it would be.
     Pin(ShardId, Option<NodeId>),
     /// Give everything back.
@@ -138,6 +144,8 @@ pub struct Ownership<T> {
     pins: BTreeMap<ShardId, NodeId>,
     /// Shards that are given back although they are wanted, to be claimed anew.
     renewing: BTreeSet<ShardId>,
+    /// Shards that somebody waits for, to be claimed before others.
+    urgent: BTreeSet<ShardId>,
     joined: bool,
     draining: bool,
     /// When it begins to give back: by then the others have seen that it drains, and want what it has.
@@ -165,6 +173,7 @@ impl<T> Ownership<T> {
             wanted: vec![false; shards],
             pins: BTreeMap::new(),
             renewing: BTreeSet::new(),
+            urgent: BTreeSet::new(),
             joined: false,
             draining: false,
             gives_back_at: None,
@@ -238,6 +247,12 @@ impl<T> Ownership<T> {
             Input::Released(shard) => {
                 if self.wanted[shard.0 as usize] {
                     self.shards[shard.0 as usize].doubt();
+                }
+            }
+            Input::Wanted(shard) => {
+                if self.wanted.get(shard.0 as usize) == Some(&true) && self.open(shard).is_none() {
+                    self.shards[shard.0 as usize].doubt();
+                    self.urgent.insert(shard);
                 }
             }
             Input::Pin(shard, node) => {
@@ -375,18 +390,22 @@ impl<T> Ownership<T> {
             return;
         }
         let mut running = self.shards.iter().filter(|shard| shard.is_busy()).count();
-        for index in 0..self.shards.len() {
+        let mut handovers = self.shards.iter().filter(|shard| shard.is_being_given_back()).count();
+        let (wanted, shards) = (&self.wanted, &self.shards);
+        self.urgent.retain(|shard| wanted[shard.0 as usize] && shards[shard.0 as usize].open().is_none());
+        let all = (0..).map(ShardId).take(self.shards.len());
+        for shard in self.urgent.iter().copied().chain(all).collect::<Vec<_>>() {
             if running >= MAX_STATEMENTS {
                 break;
             }
-            let shard = ShardId(u32::try_from(index).unwrap_or(u32::MAX));
+            let index = shard.0 as usize;
             let mut renewing = !self.renewing.is_empty() && self.renewing.contains(&shard);
             if renewing && self.shards[index].is_given_back() {
                 self.renewing.remove(&shard);
                 renewing = false;
             }
             let wanted = self.wanted[index] && !renewing;
-            if !wanted && !self.is_concerned(index) {
+            if !wanted && (!self.is_concerned(index) || self.must_wait(index, handovers)) {
                 continue;
             }
             let Some(todo) = self.shards[index].next(wanted, |owner| self.fences.is_durable(owner)) else {
@@ -401,10 +420,18 @@ impl<T> Ownership<T> {
                     if self.is_replaced(index) {
                         return self.die(DeadReason::Replaced(shard), outputs);
                     }
+                    handovers += 1;
                     outputs.push(Output::Close(shard, epoch));
                 }
             }
         }
+    }
+
+    /// Whether a shard that is served here, and should not be, stays open until others were given back.
+    fn must_wait(&self, index: usize, handovers: usize) -> bool {
+        let is_mine = |row: ShardRow| row.owner == Some(self.me);
+        let shard = &self.shards[index];
+        handovers >= MAX_HANDOVERS && shard.open().is_some() && shard.row().is_some_and(is_mine)
     }
 
     /// Whether a shard that is not wanted may still name this incarnation.

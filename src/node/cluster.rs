@@ -174,6 +174,12 @@ impl Wishes for Asked {
         }
     }
 
+    fn hurry(&self, wanted: Vec<ShardId>) {
+        if let Some(membership) = self.membership.get() {
+            membership.hurry(wanted);
+        }
+    }
+
     fn pin(&self, pins: &[(ShardId, Option<NodeId>)]) {
         if let Some(membership) = self.membership.get() {
             membership.pin(pins.to_vec());

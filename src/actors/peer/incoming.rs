@@ -71,6 +71,8 @@ pub struct Reached {
 pub trait Wishes: Send + Sync + 'static {
     /// Somebody gave these back: what should be here is taken.
     fn take(&self, released: Vec<ShardId>);
+    /// Somebody waits for these: what should be here is taken before others.
+    fn hurry(&self, wanted: Vec<ShardId>);
     /// These shards should be on these nodes; or, without one, where they would be.
     fn pin(&self, pins: &[(ShardId, Option<NodeId>)]);
     /// This process seems to be gone.
@@ -115,6 +117,15 @@ impl FromPeers {
     pub fn new(reached: Reached, wishes: Arc<dyn Wishes>) -> Self {
         let (moved, pins) = (Arc::default(), Arc::default());
         let from_peers = Self { reached, wishes, pins, moved };
+        let tells = from_peers.clone();
+        tokio::spawn(async move {
+            loop {
+                let wanted = tells.reached.owners.waited_for().await;
+                let numbers = wanted.iter().map(|shard| shard.0).collect();
+                tells.reached.peers.tell_all(&Control::Wanted(numbers));
+                tells.wishes.hurry(wanted);
+            }
+        });
         let follows = from_peers.clone();
         tokio::spawn(async move {
             loop {
@@ -253,6 +264,7 @@ impl FromPeers {
                 self.note_pins(&pins.collect::<Vec<_>>());
             }
             Control::Drain => self.wishes.drain(),
+            Control::Wanted(all) => self.wishes.hurry(all.into_iter().map(ShardId).collect()),
             Control::Restore(entries) => {
                 for entry in entries {
                     if self.serves_user(&entry.user) {

@@ -353,6 +353,79 @@ fn a_drained_node_gives_back_all_and_dies_of_nothing() {
 }
 
 #[test]
+fn few_shards_are_without_an_owner_at_a_time() {
+    let mut cluster = Cluster::new(10, 1, 30);
+    cluster.pass(6_000);
+    assert_eq!(cluster.loads(), [12]);
+    cluster.join(7, "node-1");
+    cluster.tell(0, Input::Drain);
+    let mut most = 0;
+    while !cluster.nodes[0].core.is_drained() {
+        assert!(cluster.now_ms < 60_000, "it takes an end");
+        cluster.pass(STEP_MS);
+        let all = cluster.nodes[0].core.shards.iter();
+        most = most.max(all.filter(|shard| shard.is_being_given_back()).count());
+    }
+    assert!((2..=MAX_HANDOVERS).contains(&most), "{most}");
+    cluster.pass(5_000);
+    assert_eq!(cluster.loads(), [0, 12]);
+}
+
+/// A node alone among many shards, that has begun to look at the first of them.
+fn looking(shards: u32) -> (Ownership<Ticket>, Moment, Vec<Output<Ticket>>) {
+    let now = Moment { monotonic: Duration::from_secs(1), boot_time: Duration::from_secs(1) };
+    let (me, map) = (Incarnation(Uuid::from_u128(1)), ShardMap::new(shards));
+    let mut core = Ownership::new(me, NodeId("node".to_owned()), map, LeaseTimes::default(), now);
+    let mut outputs = Vec::new();
+    for input in [
+        Input::Tick,
+        Input::BeatWritten(true),
+        Input::PeersRead { began: now.monotonic, rows: Some(Vec::new()) },
+    ] {
+        outputs.clear();
+        core.apply(input, now, &mut outputs);
+    }
+    (core, now, outputs)
+}
+
+#[test]
+fn a_shard_that_somebody_waits_for_is_claimed_before_others() {
+    let (mut core, now, outputs) = looking(200);
+    let first: Vec<_> = (0..).map(ShardId).take(MAX_STATEMENTS).map(Output::ReadShard).collect();
+    assert_eq!(outputs, first);
+    let waited_for = ShardId(150);
+    let mut outputs = Vec::new();
+    core.apply(Input::Wanted(waited_for), now, &mut outputs);
+    assert_eq!(outputs, [], "as many statements are under way as may be");
+    core.apply(Input::ShardRead(ShardId(3), Some(ShardRow::default())), now, &mut outputs);
+    assert_eq!(outputs, [Output::ReadShard(waited_for)]);
+    outputs.clear();
+    core.apply(Input::ShardRead(waited_for, Some(ShardRow::default())), now, &mut outputs);
+    assert!(matches!(outputs[..], [Output::Decide { shard, .. }] if shard == waited_for), "{outputs:?}");
+    outputs.clear();
+    core.apply(Input::ShardDecided(waited_for, Decision::Applied), now, &mut outputs);
+    assert_eq!(outputs, [Output::Start(waited_for, Epoch(1))]);
+}
+
+#[test]
+fn what_operators_want_is_there_for_the_next_life() {
+    let (mut core, now, mut outputs) = looking(8);
+    let elsewhere = || Some(NodeId("elsewhere".to_owned()));
+    for input in [
+        Input::Pin(ShardId(3), elsewhere()),
+        Input::Pin(ShardId(4), elsewhere()),
+        Input::Pin(ShardId(3), None),
+    ] {
+        core.apply(input, now, &mut outputs);
+    }
+    // The process slept for longer than a lease.
+    let late = Moment { boot_time: now.boot_time + Duration::from_secs(60), ..now };
+    core.apply(Input::Tick, late, &mut outputs);
+    assert!(outputs.contains(&Output::Dead(DeadReason::LeaseOver)));
+    assert_eq!(core.into_pins().collect::<Vec<_>>(), [(ShardId(4), NodeId("elsewhere".to_owned()))]);
+}
+
+#[test]
 fn without_a_quorum_for_a_lease_every_node_is_over() {
     let mut cluster = Cluster::new(6, 2, 0);
     cluster.pass(6_000);
