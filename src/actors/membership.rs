@@ -92,7 +92,7 @@ pub trait ClusterObserver: Send + Sync + 'static {
     /// It is not served here any more: its gate is closed.
     fn closed(&self, shard: ShardId, epoch: Epoch);
     /// It was given back: whoever should serve it may take it at once.
-    fn released(&self, shard: ShardId);
+    fn released(&self, shard: ShardId, epoch: Epoch);
     /// These other nodes look alive.
     fn peers(&self, peers: Vec<PeerRow>);
 }
@@ -147,8 +147,8 @@ impl Membership {
     }
 
     /// Somebody gave these shards back: those that should be served here are claimed at once.
-    pub fn released(&self, shards: Vec<ShardId>) {
-        self.ask(shards.into_iter().map(Input::Released).collect());
+    pub fn released(&self, shards: Vec<(ShardId, Option<Epoch>)>) {
+        self.ask(shards.into_iter().map(|(shard, epoch)| Input::Released(shard, epoch)).collect());
     }
 
     /// Somebody waits for these shards: those that should be served here are claimed before others.
@@ -335,8 +335,8 @@ impl State {
             self.perform(myself, output);
         }
         // Applied, and not served: it was a release.
-        if let Some(shard) = released.filter(|shard| self.core.open(*shard).is_none()) {
-            self.observer.released(shard);
+        if let Some((shard, epoch)) = released.and_then(|shard| Some((shard, self.core.free(shard)?))) {
+            self.observer.released(shard, epoch);
         }
     }
 

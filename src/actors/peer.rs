@@ -24,7 +24,7 @@ use crate::cluster::membership::PeerId;
 use crate::storage::{Epoch, LogRow};
 
 /// The version of what is said here. 2 added what operators want of other nodes: [`Control::Pin`], [`Control::Drain`]; 3 that somebody
-/// waits for a shard: [`Control::Wanted`].
+/// waits for a shard, and in which epoch one was given back: [`Control::Wanted`], [`Control::Free`].
 pub const VERSION: u16 = 3;
 
 /// The oldest version that this node still speaks.
@@ -97,7 +97,7 @@ pub enum Control {
     Serves(Vec<(u32, Epoch)>),
     /// And these no more.
     Stops(Vec<(u32, Epoch)>),
-    /// These were given back: who should serve them may take them.
+    /// These were given back: who should serve them may take them. Said to versions below 3 only.
     Released(Vec<u32>),
     /// Sessions of the teller, of users whose directory the told one serves: they were admitted before.
     Restore(Vec<SessionEntry>),
@@ -134,6 +134,8 @@ pub enum Control {
     Pin(Vec<(u32, Option<String>)>),
     /// An operator wants the told one to give everything back and end.
     Drain,
+    /// These were given back, having been served in these epochs: who should serve them may take them.
+    Free(Vec<(u32, Epoch)>),
     /// Nobody serves these, and somebody waits for them: who should serve them takes them before others.
     Wanted(Vec<u32>),
 }
@@ -142,7 +144,7 @@ impl Control {
     /// The version that it came with.
     fn since(&self) -> u16 {
         match self {
-            Self::Wanted(_) => 3,
+            Self::Free(_) | Self::Wanted(_) => 3,
             Self::Pin(_) | Self::Drain => 2,
             _ => 1,
         }

@@ -71,6 +71,8 @@ pub struct ShardClaim {
     open: Option<Epoch>,
     /// The gates of this epoch and all before it are closed for good.
     closed: Epoch,
+    /// What another said meanwhile: that it released the shard in this epoch. The read that is under way may have been before.
+    heard: Option<Epoch>,
     /// A statement on this value was sent and did not certainly end. It may still apply while the row has that value.
     unsettled: Option<ShardRow>,
 }
@@ -78,7 +80,7 @@ pub struct ShardClaim {
 impl ShardClaim {
     /// Nothing is known of the shard.
     pub fn new(me: Incarnation) -> Self {
-        Self { me, stage: Stage::Unknown, open: None, closed: Epoch(0), unsettled: None }
+        Self { me, stage: Stage::Unknown, open: None, closed: Epoch(0), heard: None, unsettled: None }
     }
 
     /// The row, if it is known.
@@ -135,6 +137,19 @@ impl ShardClaim {
         }
     }
 
+    /// Somebody says that it released the shard, having had it in this epoch. It need not be read first: a claim applies only if it
+    /// is so.
+    pub fn released(&mut self, epoch: Epoch) {
+        match self.stage {
+            Stage::Reading => self.heard = self.heard.max(Some(epoch)),
+            // What is unsettled is settled by a read alone; and who serves it does not go by hearsay.
+            _ if self.unsettled.is_some() || self.open.is_some() => self.doubt(),
+            Stage::Known(row) if row.epoch > epoch => {}
+            Stage::Known(_) | Stage::Unknown => self.stage = Stage::Known(ShardRow { owner: None, epoch }),
+            Stage::Deciding { .. } | Stage::Closing(_) => {}
+        }
+    }
+
     /// What to do next, if nothing is under way. `may_take` says whether an incarnation's fence is known durable.
     pub fn next(&mut self, wanted: bool, may_take: impl Fn(Incarnation) -> bool) -> Option<Todo> {
         let row = match self.stage {
@@ -183,6 +198,9 @@ impl ShardClaim {
             self.stage = row.map_or(Stage::Unknown, Stage::Known);
             // No value comes back: what waited for another one than this can never apply.
             self.unsettled = self.unsettled.filter(|expected| row.is_none_or(|row| row == *expected));
+            if let Some(epoch) = self.heard.take() {
+                self.released(epoch);
+            }
         }
     }
 
@@ -305,6 +323,39 @@ mod tests {
         }
         claim.decided(Decision::Applied);
         assert_eq!(claim.next(true, |_| false), decide(row(None, 2), row(Some(ME), 3)));
+    }
+
+    #[test]
+    fn what_is_said_to_be_released_is_claimed_without_a_read() {
+        let released = |before: ShardRow, epoch| {
+            let mut claim = known(before);
+            claim.released(Epoch(epoch));
+            claim.next(true, |_| false)
+        };
+        let claims = |epoch| decide(row(None, epoch), row(Some(ME), epoch + 1));
+        assert_eq!(released(row(Some(OTHER), 4), 4), claims(4));
+        assert_eq!(released(row(Some(OTHER), 4), 6), claims(6));
+        assert_eq!(released(row(Some(OTHER), 5), 4), None, "an old word");
+        // Heard while it was read: the read may have been before.
+        for (read, expected) in
+            [(row(Some(OTHER), 4), claims(4)), (row(None, 4), claims(4)), (row(Some(OTHER), 5), None)]
+        {
+            let mut claim = ShardClaim::new(ME);
+            claim.next(true, |_| false);
+            claim.released(Epoch(4));
+            claim.read(Some(read));
+            assert_eq!(claim.next(true, |_| false), expected, "{read:?}");
+        }
+        // A claim that may still apply is settled by a read, and a shard that is served is not given up for a word.
+        let mut claim = known(row(None, 3));
+        claim.next(true, |_| false);
+        claim.decided(Decision::Unknown);
+        claim.released(Epoch(4));
+        assert_eq!(claim.next(true, |_| false), Some(Todo::Read));
+        let mut claim = known(row(Some(ME), 2));
+        claim.next(true, |_| false);
+        claim.released(Epoch(5));
+        assert_eq!((claim.next(true, |_| false), claim.open()), (Some(Todo::Read), Some(Epoch(2))));
     }
 
     #[test]

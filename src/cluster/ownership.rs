@@ -31,6 +31,9 @@ pub const MAX_STATEMENTS: usize = 64;
 /// statements run beside each other, the longer each shard is without an owner.
 pub const MAX_HANDOVERS: usize = 8;
 
+/// Between two reads of the other nodes, however often somebody hints that they changed.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// The two clocks that ownership goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -70,8 +73,9 @@ pub enum Input<T> {
     Renew(ShardId),
     /// The process of this incarnation seems to be gone: nobody listens where it did.
     Gone(Incarnation),
-    /// Somebody says that it gave this shard back: if it is wanted here, it is read at once.
-    Released(ShardId),
+    /// Somebody says that it gave this shard back, having had it in this epoch (older nodes do not say in which): if it is wanted
+    /// here, it is claimed at once.
+    Released(ShardId, Option<Epoch>),
     /// Somebody waits for this shard: if it is wanted here, it is read and claimed before others.
     Wanted(ShardId),
     /// An operator wants this shard to be on this node, as long as it is there; or, without one, where it would be.
@@ -156,6 +160,8 @@ pub struct Ownership<T> {
     suspects: BTreeSet<Incarnation>,
     interval: Duration,
     next_look: Duration,
+    /// When it last began to read the other nodes.
+    looked: Duration,
 }
 
 impl<T> Ownership<T> {
@@ -182,12 +188,19 @@ impl<T> Ownership<T> {
             suspects: BTreeSet::new(),
             interval: times.interval(),
             next_look: now.monotonic,
+            looked: Duration::ZERO,
         }
     }
 
     /// The epoch in which a shard is served here, if it is: nothing may leave without looking here.
     pub fn open(&self, shard: ShardId) -> Option<Epoch> {
         self.shards.get(shard.0 as usize).and_then(ShardClaim::open)
+    }
+
+    /// The epoch in which a shard was last served, if it is known to be nobody's.
+    pub fn free(&self, shard: ShardId) -> Option<Epoch> {
+        let row = self.shards.get(shard.0 as usize)?.row()?;
+        row.owner.is_none().then_some(row.epoch)
     }
 
     /// How many shards this node should serve, as far as it knows; 0 before it has seen the others.
@@ -244,16 +257,20 @@ impl<T> Ownership<T> {
                 self.peers.doubt(incarnation);
                 self.next_look = self.next_look.min(now.monotonic);
             }
-            Input::Released(shard) => {
-                if self.wanted[shard.0 as usize] {
-                    self.shards[shard.0 as usize].doubt();
+            Input::Released(shard, epoch) => {
+                let Some(claim) = self.shards.get_mut(shard.0 as usize) else { return };
+                match epoch {
+                    Some(epoch) => claim.released(epoch),
+                    None => claim.doubt(),
                 }
+                self.look_if_unwanted(shard, now, outputs);
             }
             Input::Wanted(shard) => {
                 if self.wanted.get(shard.0 as usize) == Some(&true) && self.open(shard).is_none() {
                     self.shards[shard.0 as usize].doubt();
                     self.urgent.insert(shard);
                 }
+                self.look_if_unwanted(shard, now, outputs);
             }
             Input::Pin(shard, node) => {
                 match node {
@@ -292,15 +309,28 @@ impl<T> Ownership<T> {
         if self.confirm.look() {
             outputs.push(Output::ReadFence);
         }
-        if !self.reading_peers {
-            self.reading_peers = true;
-            self.suspect();
-            outputs.push(Output::ReadPeers);
-        }
+        self.look_at_peers(now, outputs);
         for (shard, wanted) in self.shards.iter_mut().zip(&self.wanted) {
             if (*wanted && shard.open().is_none()) || shard.is_unsettled() {
                 shard.doubt();
             }
+        }
+    }
+
+    fn look_at_peers(&mut self, now: Moment, outputs: &mut Vec<Output<T>>) {
+        if !self.reading_peers {
+            self.reading_peers = true;
+            self.looked = now.monotonic;
+            self.suspect();
+            outputs.push(Output::ReadPeers);
+        }
+    }
+
+    /// A shard that others think should move, and this node does not want: perhaps a node came or goes that it has not seen yet.
+    fn look_if_unwanted(&mut self, shard: ShardId, now: Moment, outputs: &mut Vec<Output<T>>) {
+        let unwanted = self.wanted.get(shard.0 as usize) == Some(&false);
+        if unwanted && self.joined && !self.draining && now.monotonic >= self.looked + LOOK_PAUSE {
+            self.look_at_peers(now, outputs);
         }
     }
 

@@ -168,7 +168,7 @@ struct Asked {
 }
 
 impl Wishes for Asked {
-    fn take(&self, released: Vec<ShardId>) {
+    fn take(&self, released: Vec<(ShardId, Option<Epoch>)>) {
         if let Some(membership) = self.membership.get() {
             membership.released(released);
         }
@@ -297,8 +297,8 @@ impl ClusterObserver for Observer {
         self.from_peers.closed(shard, epoch);
     }
 
-    fn released(&self, shard: ShardId) {
-        self.from_peers.gave_back(shard);
+    fn released(&self, shard: ShardId, epoch: Epoch) {
+        self.from_peers.gave_back(shard, epoch);
     }
 
     fn peers(&self, peers: Vec<PeerRow>) {

@@ -70,7 +70,7 @@ pub struct Reached {
 /// What peers and operators want of this node's part in the cluster.
 pub trait Wishes: Send + Sync + 'static {
     /// Somebody gave these back: what should be here is taken.
-    fn take(&self, released: Vec<ShardId>);
+    fn take(&self, released: Vec<(ShardId, Option<Epoch>)>);
     /// Somebody waits for these: what should be here is taken before others.
     fn hurry(&self, wanted: Vec<ShardId>);
     /// These shards should be on these nodes; or, without one, where they would be.
@@ -154,8 +154,9 @@ impl FromPeers {
     }
 
     /// It gave it back.
-    pub fn gave_back(&self, shard: ShardId) {
-        self.reached.peers.tell_all(&Control::Released(vec![shard.0]));
+    pub fn gave_back(&self, shard: ShardId, epoch: Epoch) {
+        let free = Control::Free(vec![(shard.0, epoch)]);
+        self.reached.peers.tell_all_or(&free, &Control::Released(vec![shard.0]));
     }
 
     /// An operator wants a shard to be on a node, or where it would be: told to all.
@@ -258,7 +259,13 @@ impl FromPeers {
         match control {
             Control::Serves(all) => self.note_moved(from, owners.serves(from, &served(all))),
             Control::Stops(all) => owners.stops(from, &served(all)),
-            Control::Released(all) => self.wishes.take(all.into_iter().map(ShardId).collect()),
+            Control::Released(all) => {
+                self.wishes.take(all.into_iter().map(|shard| (ShardId(shard), None)).collect());
+            }
+            Control::Free(all) => {
+                self.wishes
+                    .take(all.into_iter().map(|(shard, epoch)| (ShardId(shard), Some(epoch))).collect());
+            }
             Control::Pin(pins) => {
                 let pins = pins.into_iter().map(|(shard, node)| (ShardId(shard), node.map(NodeId)));
                 self.note_pins(&pins.collect::<Vec<_>>());

@@ -119,6 +119,14 @@ impl Peers {
         self.links()?.version(peer)
     }
 
+    /// Tells all peers; those of a version that does not know it, the other.
+    pub fn tell_all_or(&self, what: &Control, to_older: &Control) {
+        for peer in self.links().map_or(Vec::new(), |links| links.up()) {
+            let knows = self.version(peer).is_some_and(|version| what.since() <= version);
+            self.tell(peer, if knows { what } else { to_older });
+        }
+    }
+
     /// Tells all peers.
     pub fn tell_all(&self, what: &Control) {
         for peer in self.links().map_or(Vec::new(), |links| links.up()) {

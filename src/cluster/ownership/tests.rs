@@ -186,6 +186,14 @@ impl Cluster {
         if applies {
             *row = then;
         }
+        if applies && then.owner.is_none() {
+            // A word that comes, or does not, or to the one who has just given it back.
+            for at in 0..self.nodes.len() {
+                if self.rng.random() {
+                    self.after(Event::Tell(at, Input::Released(shard, Some(then.epoch))));
+                }
+            }
+        }
         let decision = match (unknown, applies) {
             (true, _) => Decision::Unknown,
             (false, true) => Decision::Applied,
@@ -405,6 +413,43 @@ fn a_shard_that_somebody_waits_for_is_claimed_before_others() {
     outputs.clear();
     core.apply(Input::ShardDecided(waited_for, Decision::Applied), now, &mut outputs);
     assert_eq!(outputs, [Output::Start(waited_for, Epoch(1))]);
+}
+
+#[test]
+fn a_node_that_is_told_of_a_shard_that_it_does_not_want_looks_who_is_there() {
+    let (mut core, now, _) = looking(8);
+    let elsewhere = Some(NodeId("elsewhere".to_owned()));
+    let row = |incarnation, node: &str| PeerRow {
+        incarnation: Incarnation(Uuid::from_u128(incarnation)),
+        node: NodeId(node.to_owned()),
+        beat: 1,
+        draining: false,
+        addresses: Addresses::default(),
+    };
+    let mut outputs = Vec::new();
+    core.apply(
+        Input::PeersRead { began: now.monotonic, rows: Some(vec![row(2, "elsewhere")]) },
+        now,
+        &mut outputs,
+    );
+    core.apply(Input::Pin(ShardId(3), elsewhere), now, &mut outputs);
+    let released = |core: &mut Ownership<Ticket>, after_ms| {
+        let mut outputs = Vec::new();
+        let now = Moment { monotonic: now.monotonic + Duration::from_millis(after_ms), ..now };
+        core.apply(Input::Released(ShardId(3), Some(Epoch(4))), now, &mut outputs);
+        outputs.contains(&Output::ReadPeers)
+    };
+    assert!(!released(&mut core, 50), "it has just looked");
+    assert!(released(&mut core, 150));
+    assert!(!released(&mut core, 300), "it is looking");
+    outputs.clear();
+    // The other one goes: what it gave back is claimed, although a read from before shows that it has it.
+    let goes = PeerRow { draining: true, ..row(2, "elsewhere") };
+    core.apply(Input::PeersRead { began: now.monotonic, rows: Some(vec![goes]) }, now, &mut outputs);
+    let had = ShardRow { owner: Some(Incarnation(Uuid::from_u128(2))), epoch: Epoch(4) };
+    core.apply(Input::ShardRead(ShardId(3), Some(had)), now, &mut outputs);
+    let claims = |output: &Output<Ticket>| matches!(output, Output::Decide { shard: ShardId(3), .. });
+    assert!(outputs.iter().any(claims), "{outputs:?}");
 }
 
 #[test]
