@@ -1,7 +1,7 @@
 "use strict";
 
-// A connection to a node over the JSON protocol (docs/protocol.md): it logs in, comes back by itself, repeats what has no
-// answer, and acknowledges pushes. What it hears it hands to `on`.
+// A connection to a node over the JSON protocol (docs/protocol.md): it logs in, comes back by itself, there or at another node,
+// repeats what has no answer, and acknowledges pushes. What it hears it hands to `on`.
 
 function uuid() {
   // randomUUID is there in secure contexts only.
@@ -24,6 +24,9 @@ class Refused extends Error {
 class Connection {
   constructor(url, token, device, on) {
     Object.assign(this, { url, token, device, on });
+    // Where it is tried, one after the other: where the page came from, and the nodes that the servers tell of.
+    this.urls = [url];
+    this.turn = 0;
     this.asked = new Map();
     this.nextId = 1;
     this.live = false;
@@ -35,7 +38,7 @@ class Connection {
   open() {
     this.pushes = 0;
     this.pushesAcked = 0;
-    this.socket = new WebSocket(this.url, "convoke.json");
+    this.socket = new WebSocket(this.urls[this.turn % this.urls.length], "convoke.json");
     this.socket.onopen = () => this.logIn();
     this.socket.onmessage = (event) => this.take(JSON.parse(event.data));
     this.socket.onclose = () => this.lost();
@@ -46,6 +49,7 @@ class Connection {
       const os = navigator.platform || "web";
       const welcome = await this.post("hello", { protocol: 1, app: "convoke web", version: "1", os });
       this.limits = welcome.limits;
+      this.learn(welcome.nodes);
       const login = { token: this.token, device: this.device, device_class: "web" };
       const me = await this.post("login", login);
       this.live = true;
@@ -58,6 +62,14 @@ class Connection {
     } catch (error) {
       if (error instanceof Refused) this.end(error.message);
     }
+  }
+
+  // The nodes there are now. Where it is stays where it is.
+  learn(nodes) {
+    const scheme = this.url.split("://")[0];
+    const others = nodes.filter((node) => node.ws).map((node) => `${scheme}://${node.ws}/ws`);
+    this.urls = [...new Set([this.socket.url, ...others, this.url])];
+    this.turn = 0;
   }
 
   beat(every) {
@@ -123,7 +135,11 @@ class Connection {
       if (this.pushes - this.pushesAcked >= 64) this.acknowledge();
     }
     if (type === "kicked") return this.end(body.message);
-    if (type === "go_away") this.wait = Math.max(250, body.retry_after_ms);
+    if (type === "nodes_changed") this.learn(body.nodes);
+    if (type === "go_away") {
+      this.wait = Math.max(250, body.retry_after_ms);
+      this.learn(body.nodes);
+    }
     this.on.event(type, body);
   }
 
@@ -137,6 +153,7 @@ class Connection {
       ask.reject(new Error("the connection is gone"));
     }
     if (this.over) return;
+    this.turn += 1;
     this.on.away(this.wait);
     setTimeout(() => !this.over && this.open(), this.wait * (0.5 + Math.random()));
     this.wait = Math.min(this.wait * 2, 10000);

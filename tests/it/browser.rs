@@ -7,7 +7,7 @@ use crate::harness::http::http;
 use crate::harness::{Setup, TestNode, finished};
 
 /// Opens the page of a user who is logged in by its link.
-async fn open(browser: &mut Browser, node: &TestNode, user: &str) -> Page {
+pub(crate) async fn open(browser: &mut Browser, node: &TestNode, user: &str) -> Page {
     let url = format!("http://{}/#token={}", node.addresses().ws, node.token(user).await);
     let page = browser.open(&url).await;
     browser.until(&page, &format!("document.getElementById('me').textContent === '{user}'")).await;
@@ -16,7 +16,7 @@ async fn open(browser: &mut Browser, node: &TestNode, user: &str) -> Page {
 }
 
 /// Types into a field and sends its form, as somebody at a keyboard does.
-async fn enter(browser: &mut Browser, page: &Page, form: &str, field: &str, text: &str) {
+pub(crate) async fn enter(browser: &mut Browser, page: &Page, form: &str, field: &str, text: &str) {
     let script = format!(
         "(() => {{ const field = document.getElementById('{field}'); field.value = {text:?}; \
          field.dispatchEvent(new Event('input', {{ bubbles: true }})); \
@@ -25,13 +25,13 @@ async fn enter(browser: &mut Browser, page: &Page, form: &str, field: &str, text
     browser.evaluate(page, &script).await;
 }
 
-async fn say(browser: &mut Browser, page: &Page, text: &str) {
+pub(crate) async fn say(browser: &mut Browser, page: &Page, text: &str) {
     enter(browser, page, "say", "text", text).await;
 }
 
 const BUBBLES: &str = "[...document.querySelectorAll('.bubble')].map((b) => b.textContent)";
 
-async fn sees(browser: &mut Browser, page: &Page, text: &str) {
+pub(crate) async fn sees(browser: &mut Browser, page: &Page, text: &str) {
     browser.until(page, &format!("{BUBBLES}.includes({text:?})")).await;
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
 
+mod page;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -432,7 +434,7 @@ async fn nodes_of_the_former_version_and_of_this_one_are_one_system_and_are_upgr
         nodes[upgraded].start_again().await;
         settled(&nodes).await;
     }
-    assert_eq!(link_version(&nodes[0], "n2").await, Some(2));
+    assert_eq!(link_version(&nodes[0], "n2").await, Some(3));
     // What only this version knows works now.
     let data = nodes[0].data().to_str().unwrap().to_owned();
     finished(["admin", "move", "0", "n3", "--data", &data]).await.good();

@@ -24,8 +24,9 @@ pub const PATH: &str = "/ws";
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// A page may load nothing from elsewhere, run nothing that stands in it, and be shown in no other page; where it was
-/// called with a token, that is told to nobody.
-const SECURITY: &str = "content-security-policy: default-src 'self'; img-src 'self' data:; frame-ancestors 'none'\r\n\
+/// called with a token, that is told to nobody. To other nodes it may talk: which they are is not known when it is served.
+const SECURITY: &str = "content-security-policy: default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; \
+    frame-ancestors 'none'\r\n\
     x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncache-control: no-cache\r\n";
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
