@@ -110,6 +110,11 @@ impl Peers {
         }
     }
 
+    /// Whether somebody's process seems to be gone.
+    pub fn is_doubting(&self) -> bool {
+        self.seen.values().any(|seen| seen.doubts > 0)
+    }
+
     /// Takes the rows of all nodes, by a read that began and ended then. Returns those whose beat did not change for lease
     /// and margin.
     pub fn observe(&mut self, rows: Vec<PeerRow>, began: Duration, ended: Duration) -> Vec<Incarnation> {

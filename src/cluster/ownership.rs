@@ -300,6 +300,10 @@ impl<T> Ownership<T> {
             self.gives_back_at = None;
             self.wanted.fill(false);
         }
+        if self.peers.is_doubting() {
+            // Each moment counts: what it served waits.
+            self.look_at_peers(now, outputs);
+        }
         if now.monotonic < self.next_look {
             return;
         }

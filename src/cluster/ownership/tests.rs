@@ -273,8 +273,10 @@ fn a_node_whose_process_is_seen_to_be_gone_is_not_waited_for_that_long() {
         // One that is alive shows that it is.
         cluster.tell(3 - at, Input::Gone(other));
     }
-    cluster.pass(4_000);
+    // A beat and a half, and what reads, fence and claims take.
+    cluster.pass(2_200);
     assert_eq!(cluster.loads()[1..], [6, 6]);
+    cluster.pass(4_000);
     assert!(cluster.nodes[1..].iter().all(|node| node.over.is_none()));
 }
 
