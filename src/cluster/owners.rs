@@ -107,6 +107,10 @@ impl Owners {
     }
 
     fn wait_for(&self, shard: ShardId) {
+        // Whoever waits comes by at each change, and mostly others have said so before.
+        if self.table.read().waited_for.contains(&shard) {
+            return;
+        }
         let mut table = self.table.write();
         if table.waited_for.insert(shard) {
             table.untold.push(shard);

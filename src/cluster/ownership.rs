@@ -238,7 +238,8 @@ impl<T> Ownership<T> {
             Input::BeatWritten(succeeded) => self.beat_written(succeeded, now, outputs),
             Input::PeersRead { began, rows } => self.peers_read(began, rows, now, outputs),
             Input::FenceWritten(incarnation, succeeded) => self.fences.written(incarnation, succeeded),
-            Input::FenceRead(read) => self.fence_read(read, outputs),
+            // Each confirmation takes one, and no shard is another by it.
+            Input::FenceRead(read) => return self.fence_read(read, outputs),
             Input::ShardRead(shard, row) => self.shards[shard.0 as usize].read(row),
             Input::ShardDecided(shard, decision) => self.shards[shard.0 as usize].decided(decision),
             Input::ShardClosed(shard) => self.shards[shard.0 as usize].closed(),
@@ -427,8 +428,9 @@ impl<T> Ownership<T> {
         let mut handovers = self.shards.iter().filter(|shard| shard.is_being_given_back()).count();
         let (wanted, shards) = (&self.wanted, &self.shards);
         self.urgent.retain(|shard| wanted[shard.0 as usize] && shards[shard.0 as usize].open().is_none());
+        let urgent: Vec<ShardId> = self.urgent.iter().copied().collect();
         let all = (0..).map(ShardId).take(self.shards.len());
-        for shard in self.urgent.iter().copied().chain(all).collect::<Vec<_>>() {
+        for shard in urgent.into_iter().chain(all) {
             if running >= MAX_STATEMENTS {
                 break;
             }

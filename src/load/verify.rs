@@ -154,7 +154,7 @@ enum Order {
 struct Told {
     began: Instant,
     times: Mutex<(Latencies, Series, Duration)>,
-    away: Mutex<(Latencies, Duration)>,
+    away: Mutex<Latencies>,
     at_once: AtomicU64,
     retried: AtomicU64,
     errors: AtomicU64,
@@ -178,9 +178,7 @@ impl Told {
 
     /// Somebody whose connection was lost is back, and misses nothing.
     fn back(&self, after: Duration) {
-        let mut away = self.away.lock();
-        away.0.record(after);
-        away.1 = after.max(away.1);
+        self.away.lock().record(after);
     }
 
     fn refused(&self, error: &RequestError) {
@@ -305,7 +303,7 @@ fn conclude(
 ) -> VerifyReport {
     let times = told.times.lock();
     let (ack, series, longest) = (&times.0, &times.1, times.2);
-    let away = told.away.lock();
+    let away_ms = told.away.lock().percentiles();
     let points = series.points();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     VerifyReport {
@@ -325,8 +323,8 @@ fn conclude(
         renumbered: found.renumbered,
         invented: found.invented,
         unavailable_max_ms: longest.as_secs_f64() * 1_000.0,
-        away_max_ms: away.1.as_secs_f64() * 1_000.0,
-        away_ms: away.0.percentiles(),
+        away_max_ms: away_ms.map_or(0.0, |away| away.max),
+        away_ms,
         connections: read(&told.connections),
         acked_per_s: rate(found.acked, talked),
         ack_ms: ack.percentiles(),

@@ -7,7 +7,7 @@ mod page;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use convoke_client::{Client, ClientConfig, ClientEvent, DisconnectReason};
 use convoke_protocol::error_code::ErrorCode;
@@ -293,7 +293,8 @@ impl Talk {
             ended.unwrap();
         }
         let sent = self.sent.load(Ordering::Relaxed) as usize;
-        let end = Instant::now() + PATIENCE / 2;
+        // Just before it gives up.
+        let end = Instant::now() + PATIENCE - Duration::from_secs(1);
         eventually("everything was heard", async || {
             let heard: usize = talkers.iter().map(|one| one.heard.lock().unwrap().messages.len()).sum();
             assert!(heard <= 2 * sent, "{heard} of {sent}");

@@ -109,9 +109,14 @@ impl Peers {
     /// Tells a peer who serves what or who is where. What does not arrive is told anew when the link stands again; what the
     /// peer's version does not know is left out.
     pub fn tell(&self, to: PeerId, what: &Control) {
-        if what.since() <= 1 || self.version(to).is_some_and(|version| what.since() <= version) {
+        if self.knows(to, what) {
             self.say(to, Lane::Control, codec::encode(what));
         }
+    }
+
+    /// Whether a peer's version has this. All have what came with the first.
+    fn knows(&self, peer: PeerId, what: &Control) -> bool {
+        what.since() <= 1 || self.version(peer).is_some_and(|version| what.since() <= version)
     }
 
     /// The version that a peer and this node speak, if a link stands.
@@ -122,8 +127,7 @@ impl Peers {
     /// Tells all peers; those of a version that does not know it, the other.
     pub fn tell_all_or(&self, what: &Control, to_older: &Control) {
         for peer in self.links().map_or(Vec::new(), |links| links.up()) {
-            let knows = self.version(peer).is_some_and(|version| what.since() <= version);
-            self.tell(peer, if knows { what } else { to_older });
+            self.tell(peer, if self.knows(peer, what) { what } else { to_older });
         }
     }
 
