@@ -263,6 +263,38 @@ pub trait ConversationIndex: Send + Sync + 'static {
         after: Option<&'a ConversationId>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ConversationId>, ReadError>>;
+
+    /// Those of them in which something changed since `since`, the token of an earlier answer: a row was appended, or written over by
+    /// a projection, or the mark moved that the user put. Of a group it is not known: all of them are told. A log's new
+    /// beginning ([`MessageLog::trim`]) is no change.
+    ///
+    /// - What is durable after this call began is told by a later call with the answer's token, whether or not it is told now.
+    /// - Without a token, and with one that is not known (any more), all conversations are told.
+    /// - A token holds over restarts of the store. A copy that went another way does not know it.
+    fn changed<'a>(
+        &'a self,
+        user: &'a UserId,
+        _since: Option<&'a str>,
+        after: Option<&'a ConversationId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Changed, ReadError>> {
+        Box::pin(async move {
+            let conversations = self.conversations(user, after, limit).await?;
+            Ok(Changed { token: None, all: true, conversations })
+        })
+    }
+}
+
+/// Conversations of a user that may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// To be asked with the next time; `None` where no account is kept. At most
+    /// [`MAX_SYNC_TOKEN_BYTES`](convoke_protocol::request::sync::MAX_SYNC_TOKEN_BYTES).
+    pub token: Option<String>,
+    /// Whether these are all conversations of the user, changed or not.
+    pub all: bool,
+    /// By id (bytes).
+    pub conversations: Vec<ConversationId>,
 }
 
 /// How far each device has each conversation.

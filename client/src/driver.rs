@@ -18,6 +18,7 @@ use convoke_protocol::id::{ConversationId, Seq, UserId};
 use convoke_protocol::message::{Message, MessageKind};
 use convoke_protocol::request::messages::{PullRange, Send, Sent};
 use convoke_protocol::request::session::{Heartbeat, Limits, Logout};
+use convoke_protocol::request::sync::{Sync, SyncSince, Synced, SyncedSince};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
@@ -82,6 +83,8 @@ struct Live {
     pulse: Pulse,
     own: HashMap<u64, Own>,
     leaving: Option<(GoAway, Instant)>,
+    /// The server does not know `sync_since`: it is older than this program, and is asked with `sync`.
+    is_older: bool,
 }
 
 pub(crate) struct Driver {
@@ -251,6 +254,7 @@ impl Driver {
             pulse: Pulse::new(heartbeat, self.config.answer_timeout, now),
             own: HashMap::new(),
             leaving: None,
+            is_older: false,
         };
         self.addresses.learn(&welcome.nodes);
         self.resume.connected(welcome.limits.max_ranges as usize, now);
@@ -345,7 +349,11 @@ impl Driver {
     fn write_due(&mut self, live: &mut Live, now: Instant) {
         while let Some(ask) = self.resume.next_request(now) {
             let (request, own) = match ask {
-                Ask::Sync(sync) => (Request::Sync(sync), Own::Sync),
+                Ask::Sync(ask) if live.is_older => {
+                    let SyncSince { since: _, cursors, use_device_cursors, after } = ask;
+                    (Request::Sync(Sync { cursors, use_device_cursors, after }), Own::Sync)
+                }
+                Ask::Sync(ask) => (Request::SyncSince(ask), Own::Sync),
                 Ask::Pull(ranges) => (
                     Request::Pull(convoke_protocol::request::messages::Pull { ranges: ranges.clone() }),
                     Own::Pull(ranges),
@@ -415,9 +423,14 @@ impl Driver {
             return Ok(());
         };
         match (own, answer) {
-            (Own::Sync, Answer::Synced(synced)) => self.resume.synced(synced, now),
+            (Own::Sync, Answer::SyncedSince(synced)) => self.resume.synced(synced, now),
+            (Own::Sync, Answer::Synced(Synced { conversations, pages, next })) => {
+                let all = SyncedSince { token: None, all: true, conversations, pages, next };
+                self.resume.synced(all, now);
+            }
             (Own::Sync, ref answer) => {
                 debug!(answer = answer.name(), "a sync failed");
+                live.is_older |= error_of(answer).is_some_and(|error| error.code == ErrorCode::UNSUPPORTED);
                 self.resume.sync_failed(error_of(answer), now);
             }
             (Own::Pull(ranges), Answer::Pulled(pulled)) => self.resume.pulled(&ranges, pulled, now),

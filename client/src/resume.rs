@@ -25,7 +25,7 @@ use convoke_protocol::error_code::RequestError;
 use convoke_protocol::id::{ConversationId, Seq};
 use convoke_protocol::message::{Cursor, Message};
 use convoke_protocol::request::messages::{Page, PullRange, Pulled};
-use convoke_protocol::request::sync::{Sync, Synced};
+use convoke_protocol::request::sync::{SyncSince, SyncedSince};
 
 use conversation::Conversation;
 
@@ -106,7 +106,7 @@ pub enum Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// To be answered by [`Resume::synced`] or [`Resume::sync_failed`].
-    Sync(Sync),
+    Sync(SyncSince),
     /// To be answered by [`Resume::pulled`] or [`Resume::pull_failed`] with the same ranges.
     Pull(Vec<PullRange>),
 }
@@ -143,6 +143,10 @@ pub struct Resume {
     /// A walk was completed: a conversation that is not known came into being since.
     familiar: bool,
     walk: Walk,
+    /// Of the last walk that came to its end: the next one is told only what changed since.
+    since: Option<String>,
+    /// What `since` becomes when this walk ends.
+    begun: Option<String>,
     failures: u32,
     pulls: usize,
     conversations: BTreeMap<ConversationId, Conversation>,
@@ -162,6 +166,8 @@ impl Resume {
             room: true,
             familiar: false,
             walk: Walk::Idle,
+            since: None,
+            begun: None,
             failures: 0,
             pulls: 0,
             conversations,
@@ -216,9 +222,10 @@ impl Resume {
     }
 
     /// The answer to the last [`Ask::Sync`].
-    pub fn synced(&mut self, answer: Synced, now: Instant) {
-        if !matches!(self.walk, Walk::Asked { .. }) {
-            return;
+    pub fn synced(&mut self, answer: SyncedSince, now: Instant) {
+        let Walk::Asked { after } = &self.walk else { return };
+        if after.is_none() {
+            self.begun = answer.token;
         }
         self.failures = 0;
         let from_first = self.familiar || self.start.otherwise == Otherwise::FromFirst;
@@ -364,7 +371,7 @@ impl Resume {
 
     /// The cursors behind `after` in the order of the ids, as the answer will have them. More than the server takes in
     /// one request follow with the next page; those the page names without a cursor are pulled.
-    fn sync_after(&self, after: Option<ConversationId>) -> Sync {
+    fn sync_after(&self, after: Option<ConversationId>) -> SyncSince {
         let bounds = match &after {
             Some(id) => (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded),
             None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
@@ -375,7 +382,8 @@ impl Resume {
             .filter_map(|(id, known)| known.cursor().map(|seq| Cursor { conversation: id.clone(), seq }))
             .take(self.max_ranges)
             .collect();
-        Sync { cursors, use_device_cursors: self.start.device_cursors, after }
+        let (since, use_device_cursors) = (self.since.clone(), self.start.device_cursors);
+        SyncSince { since, cursors, use_device_cursors, after }
     }
 
     /// Takes in a page that holds what there is of `from..=to`; says whether that brought the conversation forward.
@@ -394,6 +402,7 @@ impl Resume {
 
     fn end_walk(&mut self, now: Instant) {
         self.familiar = true;
+        self.since = self.begun.take();
         self.walk = Walk::Over { caught_up: false };
         for (id, conversation) in &mut self.conversations {
             if !conversation.is_decided() {

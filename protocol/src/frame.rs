@@ -29,7 +29,7 @@ use crate::request::session::{
     CloseSession, Heartbeat, HeartbeatAnswer, Hello, ListSessions, LoggedIn, LoggedOut, Login, Logout,
     SessionClosed, Sessions, Welcome,
 };
-use crate::request::sync::{Sync, Synced};
+use crate::request::sync::{Sync, SyncSince, Synced, SyncedSince};
 
 /// The type number of the error answer.
 pub const ERROR_TYPE: u16 = 100;
@@ -142,6 +142,7 @@ frames! {
         50 "hide" Hide,
         51 "reactions" Reactions,
         52 "send_as" SendAs,
+        53 "sync_since" SyncSince,
     }
 }
 
@@ -188,6 +189,7 @@ frames! {
         150 "hidden" Hidden,
         151 "reactions_page" ReactionsPage,
         152 "sent_as" SentAs,
+        153 "synced_since" SyncedSince,
     }
 }
 
@@ -243,6 +245,7 @@ impl Request {
             | Self::Pull(_)
             | Self::Ack(_)
             | Self::Sync(_)
+            | Self::SyncSince(_)
             | Self::ListSessions(_)
             | Self::History(_)
             | Self::GetGroup(_)

@@ -27,11 +27,12 @@ use crate::request::session::{
     CloseSession, DeviceClass, Heartbeat, HeartbeatAnswer, Hello, Limits, ListSessions, LoggedIn, LoggedOut,
     Login, Logout, SessionClosed, SessionInfo, Sessions, Welcome,
 };
-use crate::request::sync::{Sync, Synced, SyncedConversation};
+use crate::request::sync::{Sync, SyncSince, Synced, SyncedConversation, SyncedSince};
 
 mod changes;
 mod groups;
 
+const SYNC_TOKEN: &str = "9f3c2a17d05b6e84.12.7";
 const NOON: Timestamp = Timestamp(1_767_268_800_000);
 
 fn user(name: &str) -> UserId {
@@ -140,7 +141,14 @@ pub fn requests() -> Vec<Request> {
         send_group.into(),
         Pull { ranges: vec![PullRange { conversation: pair(), from: Seq(3), to: Seq(1000) }] }.into(),
         Ack { pushes: 300, cursors: vec![cursor.clone()] }.into(),
-        Sync { cursors: vec![cursor], use_device_cursors: true, after: Some(pair()) }.into(),
+        Sync { cursors: vec![cursor.clone()], use_device_cursors: true, after: Some(pair()) }.into(),
+        SyncSince {
+            since: Some(SYNC_TOKEN.into()),
+            cursors: vec![cursor],
+            use_device_cursors: false,
+            after: None,
+        }
+        .into(),
         ListSessions {}.into(),
         CloseSession { retry: retry(), session: SessionId(uuid(3)) }.into(),
         History { conversation: pair(), from: HistoryFrom::Last, direction: Direction::Older, limit: 50 }
@@ -233,7 +241,15 @@ pub fn answers() -> Vec<Answer> {
         Sent { conversation: pair(), seq: Seq(7), message_id: MessageId(uuid(2)), time: NOON }.into(),
         Pulled { pages: vec![page()] }.into(),
         Acked {}.into(),
-        Synced { conversations: vec![synced], pages: vec![page()], next: None }.into(),
+        Synced { conversations: vec![synced.clone()], pages: vec![page()], next: None }.into(),
+        SyncedSince {
+            token: Some(SYNC_TOKEN.into()),
+            all: false,
+            conversations: vec![synced],
+            pages: vec![page()],
+            next: None,
+        }
+        .into(),
         Sessions { sessions: vec![session] }.into(),
         SessionClosed {}.into(),
         HistoryPage { page: page() }.into(),

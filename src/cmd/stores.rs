@@ -54,7 +54,7 @@ pub fn embedded(config: &Config) -> EmbeddedConfig {
         memtable_bytes: storage.memtable_bytes,
         cursor_interval: storage.cursor_interval_ms.duration(),
         reads: storage.reads,
-        fault: None,
+        ..EmbeddedConfig::default()
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::actors::session::dispatch::Services;
 use crate::clock;
 use crate::storage::Stores;
-use crate::storage::embedded::{FaultHook, InjectedFault};
+use crate::storage::embedded::{EmbeddedConfig, FaultHook, InjectedFault};
 use crate::storage::faulty::{FaultPlan, FaultyStore, OneIn, Tamper};
 
 /// Set to anything, it lets a test ask for faults.
@@ -21,6 +21,24 @@ pub(super) const FAULTS_VARIABLE: &str = "CONVOKE_TEST_FAULTS";
 /// Such as `drop:10000`: one message in so many is dropped, doubled, reordered or renumbered wherever the log is read, so that a
 /// test sees whether a checker notices.
 const TAMPER_VARIABLE: &str = "CONVOKE_TEST_TAMPER";
+
+/// A period of the embedded store's account of changes, in milliseconds: with 0 everything that is not told has not changed, so a
+/// test sees whether something is missed that way.
+const CHANGE_PERIOD_VARIABLE: &str = "CONVOKE_TEST_CHANGE_PERIOD";
+
+/// The settings of the embedded store, changed if a test asks for it.
+///
+/// # Errors
+/// What it asks for is not known.
+pub(super) fn changed(mut config: EmbeddedConfig) -> anyhow::Result<EmbeddedConfig> {
+    if let Some(asked) = std::env::var_os(CHANGE_PERIOD_VARIABLE) {
+        let ms = asked.to_str().and_then(|asked| asked.parse().ok());
+        let ms =
+            ms.with_context(|| format!("{CHANGE_PERIOD_VARIABLE} is {asked:?}, no number of milliseconds"))?;
+        config.change_period = Duration::from_millis(ms);
+    }
+    Ok(config)
+}
 
 /// The stores, tampered with if a test asks for it.
 ///

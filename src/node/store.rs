@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 
 use super::engine;
-use super::faults::Faults;
+use super::faults::{Faults, changed};
 use crate::clock::Clock;
 use crate::cmd::stores::{embedded, servers};
 use crate::config::Config;
@@ -105,7 +105,7 @@ impl NodeStore {
 
 async fn open_embedded(config: &Config, faults: Option<&Arc<Faults>>) -> anyhow::Result<Arc<EmbeddedStore>> {
     let data = config.node.data.clone();
-    let embedded = EmbeddedConfig { fault: faults.map(Faults::hook), ..embedded(config) };
+    let embedded = EmbeddedConfig { fault: faults.map(Faults::hook), ..changed(embedded(config))? };
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&data, embedded)).await??;
     Ok(Arc::new(store))
 }

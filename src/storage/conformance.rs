@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, reason = "the name of a check says what it checks")]
 
+mod changes;
 pub mod groups;
 mod read_state;
 
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub use self::changes::what_changed_since_a_token_is_told;
 pub use self::groups::{
     a_trimmed_log_begins_where_it_was_said, every_attempt_is_given_the_same_group_id,
     groups_and_members_are_kept_and_paged, projections_change_rows_and_repeat_without_effect,
@@ -72,6 +74,7 @@ macro_rules! conformance_tests {
             an_answer_means_readable_and_a_read_is_never_taken_back,
             appends_of_one_conversation_keep_their_order,
             lists_are_sorted_paged_and_idempotent,
+            what_changed_since_a_token_is_told,
             cursors_never_fall,
             marks_never_fall_and_sending_moves_them,
             unread_is_what_a_naive_count_says,

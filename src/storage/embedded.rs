@@ -19,6 +19,7 @@
 //! `sh -c 'trap "" XFSZ; ulimit -f BLOCKS; exec …'`, which makes writes beyond that file size fail with `EFBIG`.
 
 mod backup;
+mod changes;
 mod check;
 mod cursors;
 mod database;
@@ -50,15 +51,16 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
+use self::changes::{Changes, Dating};
 use self::cursors::PendingCursors;
 use self::database::{Rows, RowsOptions};
 use self::marks::PendingMarks;
 use self::queue::{BatchLimits, Job, Queue, SmallRow};
 use self::writer::{Shared, Writer};
 use super::{
-    Append, AppendDone, AppendError, ConversationIndex, ConversationSettings, CursorStore, Epoch, Health,
-    Hint, LogRow, LogStart, MarkKey, MessageLog, Projection, ReadError, ReadLimit, ReadMark, ReadMarkStore,
-    RowsAbove, SettingsChange, Tail, UserConversationStore, WriteError, WriteStamp,
+    Append, AppendDone, AppendError, Changed, ConversationIndex, ConversationSettings, CursorStore, Epoch,
+    Health, Hint, LogRow, LogStart, MarkKey, MessageLog, Projection, ReadError, ReadLimit, ReadMark,
+    ReadMarkStore, RowsAbove, SettingsChange, Tail, UserConversationStore, WriteError, WriteStamp,
 };
 
 pub use self::backup::{BackupError, Contents, Volume, backup, restore};
@@ -86,6 +88,9 @@ pub struct EmbeddedConfig {
     pub memtable_bytes: u64,
     /// The latest time after which a cursor is written.
     pub cursor_interval: Duration,
+    /// For so long a conversation is noted as changed once, however much is said in it: who asks what changed since a moment is
+    /// told of everything from the beginning of the period in which it was.
+    pub change_period: Duration,
     /// Reads that run at the same time, each on a blocking thread.
     pub reads: usize,
     /// Makes commits fail, for tests.
@@ -103,6 +108,7 @@ impl Default for EmbeddedConfig {
             cache_bytes: 16 << 20,
             memtable_bytes: 8 << 20,
             cursor_interval: Duration::from_secs(5),
+            change_period: Duration::from_secs(60),
             reads: 16,
             fault: None,
         }
@@ -213,12 +219,13 @@ impl EmbeddedStore {
         if format.shards != config.shards {
             return Err(OpenError::Shards { stored: format.shards, configured: config.shards });
         }
-        let epoch = format::begin_epoch(&rows.database, &rows.meta)?;
+        let (epoch, lives) = format::begin_epoch(&rows.database, &rows.meta, rand::random())?;
         let rows = Arc::new(rows);
         let shared = Arc::new(Shared {
             queue: Queue::new(config.queue_bytes),
             cursors: PendingCursors::default(),
             marks: PendingMarks::default(),
+            changes: Changes::new(epoch, lives),
             stats: Arc::new(StoreStats::default()),
             health: Mutex::new(Health::Good),
         });
@@ -229,6 +236,7 @@ impl EmbeddedStore {
             memtable_bytes: config.memtable_bytes,
             unflushed_bytes: rows.database.write_buffer_size(),
             commits: 0,
+            dating: Dating::new(config.change_period),
             fault: config.fault,
         };
         let writer = std::thread::Builder::new()
@@ -376,7 +384,9 @@ impl MessageLog for EmbeddedStore {
         small.extend(logs::rows_of(&conversation, &rows));
         let rows = Self::encoded(&conversation, &rows);
         let lists = listed_for.iter().map(|user| keys::list(user, &conversation)).collect();
-        self.push(Job::new(rows, lists, done).with(small));
+        let is_barrier = rows.is_empty();
+        let job = Job::new(rows, lists, done).with(small);
+        self.push(if is_barrier { job } else { job.changing(conversation) });
     }
 
     fn project(&self, projection: Projection, done: AppendDone) {
@@ -386,7 +396,8 @@ impl MessageLog for EmbeddedStore {
             small.extend(groups::rows_of(&id, group.as_deref(), &members));
         }
         small.extend(reactions::rows_of(&conversation, &reactions));
-        self.push(Job::new(Self::encoded(&conversation, &rows), Vec::new(), done).with(small));
+        let job = Job::new(Self::encoded(&conversation, &rows), Vec::new(), done);
+        self.push(job.with(small).changing(conversation));
     }
 
     fn put_hint<'a>(
@@ -460,6 +471,27 @@ impl ConversationIndex for EmbeddedStore {
     ) -> BoxFuture<'a, Result<Vec<ConversationId>, ReadError>> {
         let (user, after) = (user.clone(), after.cloned());
         self.reading(move |rows| rows.conversations(&user, after.as_ref(), limit)).boxed()
+    }
+
+    fn changed<'a>(
+        &'a self,
+        user: &'a UserId,
+        since: Option<&'a str>,
+        after: Option<&'a ConversationId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Changed, ReadError>> {
+        let changes = &self.shared.changes;
+        // Before the database is read: what is written meanwhile is then told the next time.
+        let token = changes.token(changes.now());
+        let since = since.and_then(|token| changes.moment(token));
+        let waiting = self.shared.marks.conversations(user);
+        let (user, after) = (user.clone(), after.cloned());
+        let all = since.is_none();
+        let found = self.reading(move |rows| match since {
+            None => rows.conversations(&user, after.as_ref(), limit),
+            Some(since) => rows.changed(&user, since, after.as_ref(), limit, &waiting),
+        });
+        async move { Ok(Changed { token, all, conversations: found.await? }) }.boxed()
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    Append, AppendDone, AppendError, ConversationIndex, CursorStore, Health, Hint, LogRow, LogStart,
+    Append, AppendDone, AppendError, Changed, ConversationIndex, CursorStore, Health, Hint, LogRow, LogStart,
     MessageLog, Projection, ReadError, ReadLimit, Stores, Tail, WriteError, WriteStamp,
 };
 
@@ -418,6 +418,20 @@ impl ConversationIndex for FaultyStore {
         async move {
             self.read_fails()?;
             self.inner.index.conversations(user, after, limit).await
+        }
+        .boxed()
+    }
+
+    fn changed<'a>(
+        &'a self,
+        user: &'a UserId,
+        since: Option<&'a str>,
+        after: Option<&'a ConversationId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Changed, ReadError>> {
+        async move {
+            self.read_fails()?;
+            self.inner.index.changed(user, since, after, limit).await
         }
         .boxed()
     }

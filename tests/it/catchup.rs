@@ -13,6 +13,7 @@ use crate::harness::client::conversation;
 use crate::harness::{Setup, TestClient, TestNode, to_user};
 
 mod converge;
+mod since;
 
 /// Small pages.
 const SMALL: &str = "[limits]\nmax_page_messages = 10\nmax_page_bytes = 2000\nmax_ranges = 5";

@@ -56,8 +56,8 @@ fn page(n: u8, from: u64, to: u64, first: u64, head: u64, room: &mut usize) -> P
     }
 }
 
-fn synced(conversations: Vec<SyncedConversation>, pages: Vec<Page>) -> Synced {
-    Synced { conversations, pages, next: None }
+fn synced(conversations: Vec<SyncedConversation>, pages: Vec<Page>) -> SyncedSince {
+    SyncedSince { token: None, all: true, conversations, pages, next: None }
 }
 
 fn told(n: u8, head: u64, cursor: Option<u64>) -> SyncedConversation {
@@ -267,6 +267,8 @@ enum Step {
     Pass { ms: u16 },
     /// The connection dies with everything under way, and another takes its place.
     Reconnect,
+    /// The server does not know the tokens any more that it gave.
+    Forget,
     /// The application stops, or goes on, taking messages.
     Room(bool),
 }
@@ -289,6 +291,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => conversation.prop_map(|conversation| Step::Lag { conversation }),
         3 => (0u16..500).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Reconnect),
+        1 => Just(Step::Forget),
         1 => any::<bool>().prop_map(Step::Room),
     ]
 }
@@ -298,13 +301,17 @@ fn step() -> impl Strategy<Value = Step> {
 enum UnderWay {
     Message(u8, Message),
     Lagged(u8, Seq),
-    Synced(Synced),
+    Synced(SyncedSince),
     Pulled(Vec<PullRange>, Pulled),
 }
 
 struct World {
     now: Instant,
     heads: BTreeMap<u8, u64>,
+    /// At which message of all a conversation changed last.
+    changed: BTreeMap<u8, u64>,
+    /// Tokens below are not known.
+    forgotten: u64,
     resume: Resume,
     under_way: Vec<UnderWay>,
     retries: Vec<(u8, u64)>,
@@ -317,6 +324,8 @@ impl World {
         let mut world = Self {
             now: Instant::now(),
             heads: (1..4).map(|n| (n, 0)).collect(),
+            changed: BTreeMap::new(),
+            forgotten: 0,
             resume: Resume::new(start),
             under_way: Vec::new(),
             retries: Vec::new(),
@@ -363,11 +372,19 @@ impl World {
         }
     }
 
-    /// Two conversations a page; only those that have a message, as a server lists them.
-    fn sync(&self, sync: &Sync) -> Synced {
+    /// Messages of all conversations.
+    fn said(&self) -> u64 {
+        self.heads.values().sum()
+    }
+
+    /// Two conversations a page; only those that have a message, and changed since the token, as a server lists them.
+    fn sync(&self, sync: &SyncSince) -> SyncedSince {
         assert!(sync.cursors.len() <= RANGES);
+        let since = sync.since.as_ref().map(|token| token.parse::<u64>().expect("a token of this server"));
+        let since = since.filter(|since| *since >= self.forgotten);
         let mut listed = self.heads.iter().filter(|(n, head)| {
-            **head > 0 && sync.after.as_ref().is_none_or(|after| conversation(**n) > *after)
+            let is_behind = sync.after.as_ref().is_none_or(|after| conversation(**n) > *after);
+            **head > 0 && is_behind && since.is_none_or(|since| self.changed[n] > since)
         });
         let (mut conversations, mut pages, mut room) = (Vec::new(), Vec::new(), PAGE);
         for (n, head) in listed.by_ref().take(2) {
@@ -380,13 +397,16 @@ impl World {
             }
         }
         let next = listed.next().and(conversations.last()).map(|last| last.conversation.clone());
-        Synced { conversations, pages, next }
+        let token = Some(self.said().to_string());
+        SyncedSince { token, all: since.is_none(), conversations, pages, next }
     }
 
     fn say(&mut self, n: u8) -> Message {
         let head = self.heads.get_mut(&n).expect("known");
         *head += 1;
-        message(n, *head)
+        let said = message(n, *head);
+        self.changed.insert(n, self.said());
+        said
     }
 
     fn arrive(&mut self, which: usize) {
@@ -437,6 +457,7 @@ impl World {
             }
             Step::Pass { ms } => self.now += Duration::from_millis(ms.into()),
             Step::Reconnect => self.reconnect(),
+            Step::Forget => self.forgotten = self.said() + 1,
             Step::Room(room) => self.resume.set_room(room),
         }
         self.turn();
@@ -456,6 +477,38 @@ impl World {
         }
         panic!("it does not come to rest: {:?}", self.resume);
     }
+}
+
+#[test]
+fn the_next_walk_asks_for_what_changed_since_one_that_came_to_its_end() {
+    let now = Instant::now();
+    let mut resume = Resume::new(Start::from_first());
+    let since = |resume: &mut Resume| match resume.next_request(now) {
+        Some(Ask::Sync(sync)) => (sync.since, sync.after),
+        other => panic!("{other:?} instead of a sync"),
+    };
+    let page = |token: &str, next: Option<u8>| SyncedSince {
+        token: Some(token.into()),
+        next: next.map(conversation),
+        ..synced(vec![told(1, 1, Some(1))], Vec::new())
+    };
+    resume.connected(RANGES, now);
+    assert_eq!(since(&mut resume), (None, None));
+    resume.synced(page("first", Some(1)), now);
+    assert_eq!(since(&mut resume), (None, Some(conversation(1))));
+    // A walk that was cut off counts for nothing.
+    resume.connected(RANGES, now);
+    assert_eq!(since(&mut resume), (None, None));
+    resume.synced(page("second", Some(1)), now);
+    assert_eq!(since(&mut resume), (None, Some(conversation(1))));
+    resume.synced(page("third", None), now);
+    // What changed while it walked is told the next time: its token is that of the first page.
+    resume.connected(RANGES, now);
+    assert_eq!(since(&mut resume), (Some("second".into()), None));
+    // A server without an account of changes is asked for everything again.
+    resume.synced(synced(vec![], Vec::new()), now);
+    resume.connected(RANGES, now);
+    assert_eq!(since(&mut resume), (None, None));
 }
 
 proptest! {

@@ -20,7 +20,7 @@ use convoke_protocol::request::messages::{
 use convoke_protocol::request::session::{
     DeviceClass, HeartbeatAnswer, Limits, LoggedIn, LoggedOut, SessionClosed, SessionInfo, Sessions, Welcome,
 };
-use convoke_protocol::request::sync::{Synced, SyncedConversation};
+use convoke_protocol::request::sync::{Sync, SyncSince, Synced, SyncedConversation, SyncedSince};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) refuse_logins: VecDeque<RequestError>,
     /// Nothing is answered or pushed any more, until the next login.
     pub(crate) mute: bool,
+    /// It does not know `sync_since`, as servers before it.
+    pub(crate) is_older: bool,
     pub(crate) tokens: Vec<String>,
     device_cursors: HashMap<ConversationId, Seq>,
     sent: HashMap<ClientId, Sent>,
@@ -258,11 +260,15 @@ impl State {
         }
     }
 
-    /// Two conversations a page.
-    fn sync(&self, sync: &convoke_protocol::request::sync::Sync) -> Synced {
+    /// Two conversations a page. A token is how many messages each conversation had.
+    fn sync(&self, sync: &SyncSince) -> SyncedSince {
         assert!(sync.cursors.len() <= RANGES as usize, "more cursors than allowed");
-        let mut listed =
-            self.log.iter().filter(|(id, _)| sync.after.as_ref().is_none_or(|after| *id > after));
+        let since: Option<HashMap<String, usize>> =
+            sync.since.as_ref().map(|token| serde_json::from_str(token).expect("a token of this server"));
+        let mut listed = self.log.iter().filter(|(id, log)| {
+            let is_behind = sync.after.as_ref().is_none_or(|after| *id > after);
+            is_behind && since.as_ref().is_none_or(|had| had.get(id.as_str()) != Some(&log.len()))
+        });
         let (mut conversations, mut pages, mut room) = (Vec::new(), Vec::new(), PAGE);
         for (id, log) in listed.by_ref().take(2) {
             let head = Seq(log.len() as u64);
@@ -277,7 +283,9 @@ impl State {
             }
         }
         let next = listed.next().and(conversations.last()).map(|last| last.conversation.clone());
-        Synced { conversations, pages, next }
+        let had: HashMap<&str, usize> = self.log.iter().map(|(id, log)| (id.as_str(), log.len())).collect();
+        let token = Some(serde_json::to_string(&had).expect("a map of texts"));
+        SyncedSince { token, all: since.is_none(), conversations, pages, next }
     }
 
     fn send(&mut self, send: SendRequest) -> Option<Answer> {
@@ -355,7 +363,15 @@ impl State {
                     .extend(ack.cursors.into_iter().map(|cursor| (cursor.conversation, cursor.seq)));
                 Acked {}.into()
             }
-            Request::Sync(sync) => self.sync(&sync).into(),
+            Request::SyncSince(_) if self.is_older => {
+                RequestError::not_done(ErrorCode::UNSUPPORTED, "what is that").into()
+            }
+            Request::SyncSince(ask) => self.sync(&ask).into(),
+            Request::Sync(Sync { cursors, use_device_cursors, after }) => {
+                let all = SyncSince { since: None, cursors, use_device_cursors, after };
+                let SyncedSince { conversations, pages, next, .. } = self.sync(&all);
+                Synced { conversations, pages, next }.into()
+            }
             Request::ListSessions(_) => Sessions { sessions: vec![own_session()] }.into(),
             Request::CloseSession(_) => SessionClosed {}.into(),
             Request::History(history) => {

@@ -105,8 +105,17 @@ async fn pipelined_sends_keep_their_order() {
 
 #[tokio::test]
 async fn what_was_said_meanwhile_comes_after_a_reconnect_and_nothing_twice() {
-    let server = FakeServer::start().await;
+    for is_older in [false, true] {
+        resume_at(FakeServer::start().await, is_older).await;
+    }
+}
+
+async fn resume_at(server: FakeServer, is_older: bool) {
+    server.state().is_older = is_older;
+    server.say(&group(1), "quiet");
     let (_client, mut events) = connect(&server).await;
+    assert_eq!(texts(&mut events, &group(1), 1, 1).await, ["quiet"]);
+    until(&mut events, |event| *event == ClientEvent::CaughtUp).await;
     for n in 1..4 {
         server.say(&pair(), &n.to_string());
     }
@@ -122,14 +131,15 @@ async fn what_was_said_meanwhile_comes_after_a_reconnect_and_nothing_twice() {
     server.say(&pair(), "live");
     assert_eq!(texts(&mut events, &pair(), 40, 1).await, ["live"]);
     let synced = server.state().requests.iter().rev().find_map(|request| match request {
-        Request::Sync(sync) => Some(sync.cursors.clone()),
+        Request::Sync(sync) => Some((None, sync.cursors.clone())),
+        Request::SyncSince(ask) => Some((ask.since.clone(), ask.cursors.clone())),
         _ => None,
     });
-    assert_eq!(
-        synced,
-        Some(vec![Cursor { conversation: pair(), seq: Seq(3) }]),
-        "it resumed from its cursor"
-    );
+    let (since, cursors) = synced.expect("it asked what it missed");
+    let expected =
+        [(pair(), 3), (group(1), 1)].map(|(conversation, seq)| Cursor { conversation, seq: Seq(seq) });
+    assert_eq!(cursors, expected, "it resumed from its cursors");
+    assert_eq!(since.is_some(), !is_older, "a server that keeps an account is asked for what changed");
 }
 
 #[tokio::test]

@@ -45,3 +45,38 @@ pub struct Synced {
     /// Ask again with this as `after`; absent at the end.
     pub next: Option<ConversationId>,
 }
+
+/// Asks what is missing in the conversations that changed since an earlier answer, in bounded pages: what a login costs follows
+/// what happened meanwhile, not how many conversations there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncSince {
+    /// The token of the last walk that came to its end; absent the first time, and then every conversation is told.
+    pub since: Option<String>,
+    /// As in [`Sync`].
+    #[serde(default)]
+    pub cursors: Vec<Cursor>,
+    /// As in [`Sync`].
+    #[serde(default)]
+    pub use_device_cursors: bool,
+    /// Where the former page ended: its `next`.
+    pub after: Option<ConversationId>,
+}
+
+/// The longest token, in bytes.
+pub const MAX_SYNC_TOKEN_BYTES: usize = 64;
+
+/// The answer to [`SyncSince`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncedSince {
+    /// What to give as `since` the next time, if this is the first page of the walk: keep it when the walk has come to its end.
+    /// Absent where the server keeps no account of changes; then every walk tells all conversations.
+    pub token: Option<String>,
+    /// Whether every conversation is told: no token was given, or one that the server does not know (any more).
+    pub all: bool,
+    /// Conversations that changed, and all groups, in the order of their ids; those of this page.
+    pub conversations: Vec<SyncedConversation>,
+    /// As in [`Synced`].
+    pub pages: Vec<Page>,
+    /// Ask again with this as `after`; absent at the end.
+    pub next: Option<ConversationId>,
+}

@@ -319,6 +319,7 @@ impl SessionConnection {
             Request::Pull(pull) => Box::pin(reader.pull(pull)).await.map(Answer::Pulled),
             Request::History(history) => Box::pin(reader.history(history)).await.map(Answer::HistoryPage),
             Request::Sync(sync) => Box::pin(reader.sync(sync)).await.map(Answer::Synced),
+            Request::SyncSince(ask) => Box::pin(reader.sync_since(ask)).await.map(Answer::SyncedSince),
             Request::Read(read) => Box::pin(reader.read(read)).await.map(Answer::ReadDone),
             Request::MarkAllRead(all) => Box::pin(reader.mark_all_read(all)).await.map(Answer::AllRead),
             Request::ReadMarks(ask) => Box::pin(reader.read_marks(ask)).await.map(Answer::ReadMarksPage),

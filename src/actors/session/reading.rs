@@ -12,7 +12,9 @@ use convoke_protocol::message::{Content, Cursor, Message, ReactionCount};
 use convoke_protocol::request::messages::{
     Direction, History, HistoryFrom, HistoryPage, Page, Pull, PullRange, Pulled,
 };
-use convoke_protocol::request::sync::{Sync, Synced, SyncedConversation};
+use convoke_protocol::request::sync::{
+    MAX_SYNC_TOKEN_BYTES, Sync, SyncSince, Synced, SyncedConversation, SyncedSince,
+};
 
 use futures_util::future;
 
@@ -309,16 +311,45 @@ impl Reader<'_> {
     }
 
     pub(super) async fn sync(&self, sync: Sync) -> Result<Synced, RequestError> {
-        let max = self.services.rules.load().limits.max_ranges as usize;
-        if sync.cursors.len() > max {
-            return Err(invalid(format!("{} cursors are more than {max}", sync.cursors.len())));
-        }
+        self.check_cursors(&sync.cursors)?;
         let Self { services, session, .. } = self;
         let index = &services.stores.index;
         let ids = index
             .conversations(&session.user, sync.after.as_ref(), SYNC_CONVERSATIONS)
             .await
             .map_err(|error| unavailable(&error))?;
+        self.sync_of(sync, ids).await
+    }
+
+    /// The same of what changed. To a conversation that is left out the session need not be made a listener: an account is kept
+    /// where one node serves all, and there every active conversation is told of a session before its login is answered.
+    pub(super) async fn sync_since(&self, ask: SyncSince) -> Result<SyncedSince, RequestError> {
+        self.check_cursors(&ask.cursors)?;
+        let SyncSince { since, cursors, use_device_cursors, after } = ask;
+        if since.as_ref().is_some_and(|token| token.len() > MAX_SYNC_TOKEN_BYTES) {
+            return Err(invalid(format!("a token has at most {MAX_SYNC_TOKEN_BYTES} bytes")));
+        }
+        let Self { services, session, .. } = self;
+        let index = &services.stores.index;
+        let changed = index
+            .changed(&session.user, since.as_deref(), after.as_ref(), SYNC_CONVERSATIONS)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let sync = Sync { cursors, use_device_cursors, after };
+        let Synced { conversations, pages, next } = self.sync_of(sync, changed.conversations).await?;
+        Ok(SyncedSince { token: changed.token, all: changed.all, conversations, pages, next })
+    }
+
+    fn check_cursors(&self, cursors: &[Cursor]) -> Result<(), RequestError> {
+        let max = self.services.rules.load().limits.max_ranges as usize;
+        if cursors.len() > max {
+            return Err(invalid(format!("{} cursors are more than {max}", cursors.len())));
+        }
+        Ok(())
+    }
+
+    /// One page of conversations and what they lack.
+    async fn sync_of(&self, sync: Sync, ids: Vec<ConversationId>) -> Result<Synced, RequestError> {
         let kept = self.kept_cursors(&sync, &ids).await?;
         // Of a conversation that both know, what the request says counts.
         let cursors: HashMap<&ConversationId, Seq> =

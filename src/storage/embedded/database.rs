@@ -137,19 +137,24 @@ impl Rows {
         self.database.snapshot().range(&self.messages, from..=to)
     }
 
+    /// The entries of a user's list above `after`.
+    pub(super) fn list(&self, user: &UserId, after: Option<&ConversationId>) -> Iter {
+        let (mut from, to) = keys::list_bounds(user);
+        if let Some(after) = after {
+            // The smallest key above `after`: ids hold no zero bytes.
+            from = [&keys::list(user, after)[..], &[0]].concat();
+        }
+        self.database.snapshot().range(&self.lists, from..to)
+    }
+
     pub(super) fn conversations(
         &self,
         user: &UserId,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<ConversationId>, ReadError> {
-        let (mut from, to) = keys::list_bounds(user);
-        if let Some(after) = after {
-            // The smallest key above `after`: ids hold no zero bytes.
-            from = [&keys::list(user, after)[..], &[0]].concat();
-        }
         let mut found = Vec::new();
-        for guard in self.database.snapshot().range(&self.lists, from..to).take(limit) {
+        for guard in self.list(user, after).take(limit) {
             let key = guard.key().map_err(read_error)?;
             let (_, conversation) = keys::split_list(&key).ok_or_else(|| bad_key("a list", &key))?;
             found.push(conversation);
@@ -195,7 +200,7 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<LogRow, ReadError> {
     })
 }
 
-fn bad_key(what: &str, key: &[u8]) -> ReadError {
+pub(super) fn bad_key(what: &str, key: &[u8]) -> ReadError {
     ReadError::Corrupt(format!("{what} has the key {:?}", String::from_utf8_lossy(key)))
 }
 

@@ -3,6 +3,7 @@
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 
 use super::OpenError;
+use super::changes::Lives;
 use crate::storage::Epoch;
 
 /// The format that this version writes, and the only one it reads.
@@ -12,6 +13,7 @@ const VERSION: &str = "format.version";
 const CREATED_BY: &str = "format.created_by";
 const SHARDS: &str = "format.shards";
 const EPOCH: &str = "owner.epoch";
+const LIVES: &str = "owner.lives";
 
 /// What is written when a store is created, and never changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +59,12 @@ impl Format {
 }
 
 /// Begins the next epoch: the node that opens the store is its one owner until the next one opens it. Durable when it
-/// returns, so that no two runs of a node write with the same epoch.
-pub(super) fn begin_epoch(database: &Database, meta: &Keyspace) -> Result<Epoch, OpenError> {
+/// returns, so that no two runs of a node write with the same epoch. Also begins a life with this random number.
+pub(super) fn begin_epoch(
+    database: &Database,
+    meta: &Keyspace,
+    number: u64,
+) -> Result<(Epoch, Lives), OpenError> {
     let before = match meta.get(EPOCH)? {
         None => 0,
         Some(_) => {
@@ -67,10 +73,16 @@ pub(super) fn begin_epoch(database: &Database, meta: &Keyspace) -> Result<Epoch,
         }
     };
     let epoch = Epoch(before + 1);
+    let mut lives = match meta.get(LIVES)? {
+        None => Lives::default(),
+        Some(_) => Lives::read(&text(meta, LIVES)?),
+    };
+    lives.begin(epoch, number);
     let mut batch = database.batch().durability(Some(PersistMode::SyncData));
     batch.insert(meta, EPOCH, epoch.0.to_string().as_str());
+    batch.insert(meta, LIVES, lives.write().as_str());
     batch.commit()?;
-    Ok(epoch)
+    Ok((epoch, lives))
 }
 
 fn text(meta: &Keyspace, key: &str) -> Result<String, OpenError> {

@@ -1,6 +1,6 @@
 //! Read marks that wait to be written, and how marks and settings lie on the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use convoke_protocol::id::{ConversationId, Seq, UserId};
 use fjall::{Readable, UserKey, UserValue};
@@ -20,11 +20,14 @@ pub(super) struct PendingMarks {
     state: Mutex<State>,
 }
 
+type Marks = HashMap<UserId, HashMap<ConversationId, ReadMark>>;
+
 #[derive(Default)]
 struct State {
-    waiting: HashMap<MarkKey, ReadMark>,
+    waiting: Marks,
+    count: usize,
     /// What the writer has taken and not finished.
-    writing: HashMap<MarkKey, ReadMark>,
+    writing: Marks,
     /// Why nothing is taken any more.
     closed: Option<String>,
 }
@@ -35,15 +38,21 @@ impl PendingMarks {
         if let Some(reason) = &state.closed {
             return Err(WriteError(reason.clone()));
         }
-        if state.waiting.len() + marks.len() > 2 * MANY_CURSORS {
+        if state.count + marks.len() > 2 * MANY_CURSORS {
             return Err(WriteError("too many read marks wait to be written".into()));
         }
-        let before = state.waiting.len();
-        for (key, mark) in marks {
-            let kept = state.waiting.entry(key.clone()).or_default();
+        let before = state.count;
+        let mut count = before;
+        for (MarkKey { user, conversation }, mark) in marks {
+            let of_user = state.waiting.entry(user.clone()).or_default();
+            let kept = of_user.entry(conversation.clone()).or_insert_with(|| {
+                count += 1;
+                ReadMark::default()
+            });
             *kept = mark.max(kept).to_owned();
         }
-        Ok(match state.waiting.len() {
+        state.count = count;
+        Ok(match count {
             count if count >= MANY_CURSORS => Nudge::Now,
             count if before == 0 && count > 0 => Nudge::Soon,
             _ => Nudge::None,
@@ -53,14 +62,30 @@ impl PendingMarks {
     /// The highest waiting marks, in the order of the keys.
     pub(super) fn get(&self, of: &[MarkKey]) -> Vec<Option<ReadMark>> {
         let state = self.state.lock();
-        of.iter().map(|key| state.waiting.get(key).max(state.writing.get(key)).copied()).collect()
+        let get = |marks: &Marks, key: &MarkKey| marks.get(&key.user)?.get(&key.conversation).copied();
+        of.iter().map(|key| get(&state.waiting, key).max(get(&state.writing, key))).collect()
+    }
+
+    /// Where marks of this user wait.
+    pub(super) fn conversations(&self, user: &UserId) -> HashSet<ConversationId> {
+        let state = self.state.lock();
+        let of = [&state.waiting, &state.writing].into_iter().filter_map(|marks| marks.get(user));
+        of.flat_map(HashMap::keys).cloned().collect()
     }
 
     /// Takes all that waits; it stays readable until [`Self::written`].
     pub(super) fn take(&self) -> Vec<(MarkKey, ReadMark)> {
         let mut state = self.state.lock();
         state.writing = std::mem::take(&mut state.waiting);
-        state.writing.iter().map(|(key, mark)| (key.clone(), *mark)).collect()
+        state.count = 0;
+        let of_user = |(user, marks): (&UserId, &HashMap<ConversationId, ReadMark>)| {
+            let key = |conversation: &ConversationId| MarkKey {
+                user: user.clone(),
+                conversation: conversation.clone(),
+            };
+            marks.iter().map(|(conversation, mark)| (key(conversation), *mark)).collect::<Vec<_>>()
+        };
+        state.writing.iter().flat_map(of_user).collect()
     }
 
     /// What was taken is in the database.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use convoke_protocol::id::ConversationId;
 use fjall::{UserKey, UserValue};
 use parking_lot::{Condvar, Mutex};
 
@@ -45,6 +46,8 @@ pub(super) struct Job {
     pub(super) rows: Vec<(UserKey, UserValue)>,
     pub(super) lists: Vec<UserKey>,
     pub(super) small: Vec<SmallRow>,
+    /// The conversation that it changes, if that is accounted for.
+    pub(super) changed: Option<ConversationId>,
     bytes: usize,
     done: Option<AppendDone>,
 }
@@ -53,7 +56,14 @@ impl Job {
     pub(super) fn new(rows: Vec<(UserKey, UserValue)>, lists: Vec<UserKey>, done: AppendDone) -> Self {
         let rows_bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
         let lists_bytes: usize = lists.iter().map(|key| key.len()).sum();
-        Self { rows, lists, small: Vec::new(), bytes: rows_bytes + lists_bytes, done: Some(done) }
+        Self {
+            rows,
+            lists,
+            small: Vec::new(),
+            changed: None,
+            bytes: rows_bytes + lists_bytes,
+            done: Some(done),
+        }
     }
 
     /// The same with rows that go along.
@@ -63,6 +73,12 @@ impl Job {
             .map(|row| row.key.len() + row.value.as_ref().map_or(0, |value| value.len()))
             .sum::<usize>();
         self.small = small;
+        self
+    }
+
+    /// The same, as a change of this conversation.
+    pub(super) fn changing(mut self, conversation: ConversationId) -> Self {
+        self.changed = (!conversation.direct_users().is_empty()).then_some(conversation);
         self
     }
 

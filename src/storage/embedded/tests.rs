@@ -66,6 +66,7 @@ mod with_tiny_bounds {
         batch_appends: 3,
         batch_bytes: 2_000,
         cursor_interval: Duration::from_millis(1),
+        change_period: Duration::ZERO,
         reads: 2,
         ..small()
     }));

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use fjall::PersistMode;
 use parking_lot::Mutex;
 
+use super::changes::{Changes, Dating};
 use super::cursors::PendingCursors;
 use super::database::Rows;
 use super::keys;
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     pub(super) cursors: PendingCursors,
     pub(super) marks: PendingMarks,
+    pub(super) changes: Changes,
     pub(super) stats: Arc<StoreStats>,
     pub(super) health: Mutex<Health>,
 }
@@ -83,6 +85,7 @@ pub(super) struct Writer {
     /// What was written since memtables were closed.
     pub(super) unflushed_bytes: u64,
     pub(super) commits: u64,
+    pub(super) dating: Dating,
     pub(super) fault: Option<FaultHook>,
 }
 
@@ -163,14 +166,21 @@ impl Writer {
         let items = jobs.iter().map(|job| job.rows.len() + job.lists.len() + job.small.len()).sum();
         let mut batch = fjall::OwnedWriteBatch::with_capacity(rows.database.clone(), items)
             .durability(Some(PersistMode::SyncData));
+        let entry = self.dating.value(&self.shared.changes);
         let mut bytes = 0;
         for job in jobs {
             bytes += job.bytes();
+            if let Some(conversation) = job.changed.take() {
+                for key in self.dating.entries(&conversation) {
+                    bytes += key.len() + entry.len();
+                    batch.insert(&rows.lists, key, entry.clone());
+                }
+            }
             for (key, value) in job.rows.drain(..) {
                 batch.insert(&rows.messages, key, value);
             }
             for key in job.lists.drain(..) {
-                batch.insert(&rows.lists, key, LIST_ENTRY);
+                batch.insert(&rows.lists, key, entry.clone());
             }
             for row in job.small.drain(..) {
                 let keyspace = match row.keyspace {
@@ -203,12 +213,16 @@ impl Writer {
         }
         let mut marks_written = 0;
         if cursors {
-            for (key, mark) in self.shared.marks.take() {
-                let raised = marks::raised(rows, &key, mark);
+            for (of, mark) in self.shared.marks.take() {
+                let raised = marks::raised(rows, &of, mark);
                 let raised = raised.map_err(|e| AppendError::NotStored(e.to_string()))?;
                 if let Some((key, value)) = raised {
                     batch.insert(&rows.marks, key, value);
                     marks_written += 1;
+                    // The user's other devices are to learn of it.
+                    if of.conversation.is_direct_with(&of.user) {
+                        batch.insert(&rows.lists, keys::list(&of.user, &of.conversation), entry.clone());
+                    }
                 }
             }
         }
@@ -269,6 +283,3 @@ impl Writer {
         Ok(())
     }
 }
-
-/// The value of a list's entry: the number of its shape, which has no fields yet.
-const LIST_ENTRY: [u8; 1] = [1];
