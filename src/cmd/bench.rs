@@ -193,6 +193,9 @@ struct ReconnectArgs {
     /// Logins under way at one time
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     at_once: u32,
+    /// Have each walk over all its conversations when it comes back, not only over those that changed
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     files: Files,
 }
@@ -358,8 +361,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             })?;
             Ok(report::conclude(&result, &args.files)?)
         }
-        Kind::Reconnect(ReconnectArgs { connections, conversations, at_once, files }) => {
-            let options = ReconnectOptions { connections, conversations, logins_at_once: at_once };
+        Kind::Reconnect(ReconnectArgs { connections, conversations, at_once, all, files }) => {
+            let options = ReconnectOptions { connections, conversations, logins_at_once: at_once, all };
             Ok(report::conclude(&reconnect::run(options)?, &files)?)
         }
         Kind::Soak(args) => {

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::LoadError;
 use super::client::{hello, login, wire};
-use super::crowd::{Crew, Shape};
+use super::crowd::{CatchingUp, Crew, Shape};
 use super::latency::Percentiles;
 use super::node::{Node, Which};
 use super::process::Usage;
@@ -230,7 +230,7 @@ impl Disturbance {
             websocket: false,
             logins_at_once: STORM_AT_ONCE,
             logins_per_s: None,
-            sync: true,
+            catching_up: CatchingUp::All,
             speaking: None,
         };
         let mut crew = Crew::start(&shape, node)?;
@@ -239,7 +239,8 @@ impl Disturbance {
             let done = done.clone();
             move || {
                 while done.goes_on() {
-                    crew.storm()?;
+                    crew.lose()?;
+                    crew.come_back()?;
                     done.storms.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())

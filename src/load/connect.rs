@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::LoadError;
-use super::crowd::{Crew, Shape};
+use super::crowd::{CatchingUp, Crew, Shape};
 use super::latency::Percentiles;
 use super::node::{Node, NodeSample, Which};
 use super::process::Usage;
@@ -147,7 +147,7 @@ pub fn run(options: &ConnectOptions) -> Result<ConnectReport, LoadError> {
         websocket: options.websocket,
         logins_at_once: options.logins_at_once,
         logins_per_s: options.rate,
-        sync: false,
+        catching_up: CatchingUp::Not,
         speaking: None,
     };
     let before = come_to_rest(&node, &progress)?;

@@ -14,4 +14,4 @@ mod worker;
 
 pub use crew::run_part;
 pub(super) use crew::{Crew, Shape, samples};
-pub(super) use task::Speaking;
+pub(super) use task::{CatchingUp, Speaking};

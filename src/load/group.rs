@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::LoadError;
 use super::client::user;
-use super::crowd::{self, Crew, Shape, Speaking};
+use super::crowd::{self, CatchingUp, Crew, Shape, Speaking};
 use super::latency::Percentiles;
 use super::limits;
 use super::node::{Node, Which};
@@ -222,7 +222,7 @@ pub fn run(options: &GroupOptions) -> Result<GroupReport, LoadError> {
         websocket: options.websocket,
         logins_at_once: LOGINS_AT_ONCE,
         logins_per_s: None,
-        sync: false,
+        catching_up: CatchingUp::Not,
         speaking: Some(speaking),
     };
     progress.say("logging in");

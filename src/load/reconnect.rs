@@ -1,22 +1,32 @@
-//! `bench reconnect`: every session is lost at once, and all come back and catch up: a storm.
+//! `bench reconnect`: every session is lost at once, something is said meanwhile to each user, and all come back and catch up: a
+//! storm.
 
 use std::time::{Duration, Instant};
 
-use convoke_protocol::id::ConversationId;
+use convoke_client::{Client, ClientConfig, Start};
+use convoke_protocol::id::{ConversationId, DeviceId, UserId};
+use convoke_protocol::message::{Content, Priority};
+use convoke_protocol::request::Retry;
+use convoke_protocol::request::changes::SendAs;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use super::LoadError;
 use super::client::user;
-use super::crowd::{Crew, Shape};
+use super::crowd::{CatchingUp, Crew, Shape};
 use super::fill::Filling;
 use super::latency::Percentiles;
 use super::node::{Node, temporary_directory};
 use super::process::Usage;
 use super::report::conditions::Conditions;
 use super::report::{Charts, Outcome, Progress, Row, Verdict, rate};
+use crate::auth::Role;
 
 /// Messages of each conversation.
 const MESSAGES: u64 = 2;
+
+/// Messages on their way at one time while nobody is there.
+const SAID_AT_ONCE: usize = 32;
 
 /// The node is at rest when it uses less than this share of a core.
 const REST_SHARE: f64 = 0.05;
@@ -33,6 +43,8 @@ pub struct ReconnectOptions {
     pub conversations: u32,
     /// Logins under way at one time.
     pub logins_at_once: u32,
+    /// Each walks over all its conversations when it comes back, as one does whose device kept nothing.
+    pub all: bool,
 }
 
 /// What was found.
@@ -44,11 +56,17 @@ pub struct ReconnectReport {
     pub connections: u32,
     pub conversations: u32,
     pub logins_at_once: u32,
+    pub all: bool,
     /// How long the store went on merging after it was filled; nothing was measured meanwhile.
     pub rest_s: f64,
     /// When all connect for the first time and know nothing.
     pub first_s: f64,
-    /// From the loss of all sessions until the last is live and has caught up.
+    /// Said while nobody was there: one message to each user by the next on the ring, so each lacks two, its own included.
+    pub said: u64,
+    /// Conversations that were told and messages that were missing, of all who came back.
+    pub told: u64,
+    pub missing: u64,
+    /// From the moment in which all begin to come back until the last is live and has caught up.
     pub back_s: f64,
     pub back_per_s: f64,
     /// Of each, from its connection until it has caught up.
@@ -87,6 +105,10 @@ impl Outcome for ReconnectReport {
     fn remarks(&self) -> Vec<String> {
         vec![
             format!("all back after {:.2} s; the first time it took {:.2} s", self.back_s, self.first_s),
+            format!(
+                "while they were away {} messages were said; {} conversations were told, {} messages were missing",
+                self.said, self.told, self.missing
+            ),
             format!("before that the node came to rest for {:.0} s after the fill", self.rest_s),
         ]
     }
@@ -119,6 +141,33 @@ fn rest(node: &Node, progress: &Progress) -> Result<Duration, LoadError> {
     Ok(began.elapsed())
 }
 
+/// Says something in the name of each user to the next on the ring. How many messages that are.
+async fn say(node: &Node, run: &str, users: u32) -> Result<u64, LoadError> {
+    let service = UserId::new("bench-service").expect("a valid name");
+    let token = node.key().sign(&service, Role::Service, Duration::from_secs(3_600));
+    let addresses = node.tcp().iter().map(ToString::to_string).collect();
+    let mut config = ClientConfig::new(addresses, token, DeviceId::new("bench").expect("a valid name"));
+    config.start = Start::from_now();
+    let (client, mut events) = Client::connect(config).await?;
+    let reading = tokio::spawn(async move { while events.next().await.is_some() {} });
+    let said = stream::iter(0..users).map(|n| {
+        let (sender, next) = (user(run, n), user(run, (n + 1) % users));
+        client.call(SendAs {
+            retry: Retry::first(),
+            conversation: ConversationId::direct(&sender, &next),
+            sender: Some(sender),
+            content: Content::text("while you were away"),
+            reply_to: None,
+            priority: Priority::NORMAL,
+        })
+    });
+    let said = said.buffer_unordered(SAID_AT_ONCE).try_fold(0, async |said, _| Ok(said + 1)).await?;
+    // A server that does not answer notices by itself.
+    let _ = client.logout().await;
+    reading.abort();
+    Ok(said)
+}
+
 /// Fills a store, connects all, loses all, and waits until all are back.
 ///
 /// # Errors
@@ -132,7 +181,7 @@ pub fn run(options: ReconnectOptions) -> Result<ReconnectReport, LoadError> {
         websocket: false,
         logins_at_once: options.logins_at_once,
         logins_per_s: None,
-        sync: true,
+        catching_up: if options.all { CatchingUp::All } else { CatchingUp::Changed },
         speaking: None,
     };
     progress.say("filling the store");
@@ -154,14 +203,20 @@ pub fn run(options: ReconnectOptions) -> Result<ReconnectReport, LoadError> {
     progress.say("logging in for the first time");
     let mut crew = Crew::start(&shape, &node)?;
     let first = crew.arrived()?;
+    crew.lose()?;
+    progress.say("saying something to everybody while nobody is there");
+    let said = runtime.block_on(say(&node, &shape.run, options.connections))?;
     progress.say("the storm");
     let before = node.sample()?;
-    let back = crew.storm()?;
+    let back = crew.come_back()?;
     let after = node.sample()?;
     drop(crew);
     node.stop()?;
 
-    let expected = u64::from(options.connections) * u64::from(options.conversations / 2 * 2);
+    // Both of each pair lack what was said.
+    let lacking = 2 * said;
+    let conversations = u64::from(options.connections) * u64::from(options.conversations / 2 * 2);
+    let untold = if options.all { conversations } else { lacking }.saturating_sub(back.conversations);
     let took = Duration::from_micros(back.took_us);
     let server = after.zip(before).and_then(|(after, before)| after.since(&before));
     Ok(ReconnectReport {
@@ -170,6 +225,7 @@ pub fn run(options: ReconnectOptions) -> Result<ReconnectReport, LoadError> {
         connections: options.connections,
         conversations: options.conversations / 2 * 2,
         logins_at_once: options.logins_at_once,
+        all: options.all,
         rest_s: rested.as_secs_f64(),
         first_s: Duration::from_micros(first.took_us).as_secs_f64(),
         back_s: took.as_secs_f64(),
@@ -177,9 +233,13 @@ pub fn run(options: ReconnectOptions) -> Result<ReconnectReport, LoadError> {
         back_ms: back.logins.percentiles(),
         server,
         server_cpu_us_each: server.map(|used| 1e6 * used.cpu_s / f64::from(options.connections)),
+        said,
+        told: back.conversations,
+        missing: back.missing,
         verdict: Verdict {
-            lost: expected.saturating_sub(back.conversations),
-            duplicated: back.conversations.saturating_sub(expected) + back.missing,
+            lost: lacking.saturating_sub(back.missing) + untold,
+            duplicated: back.missing.saturating_sub(lacking)
+                + back.conversations.saturating_sub(conversations),
             ..Verdict::default()
         },
         charts: Charts { unit: "", points: Vec::new(), curves: vec![("back", back.logins.curve())] },

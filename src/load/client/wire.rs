@@ -27,7 +27,7 @@ pub(in crate::load) mod type_number {
     pub(in crate::load) const LAGGED: u16 = 201;
     pub(in crate::load) const GO_AWAY: u16 = 202;
     pub(in crate::load) const KICKED: u16 = 203;
-    pub(in crate::load) const SYNCED: u16 = 108;
+    pub(in crate::load) const SYNCED_SINCE: u16 = 153;
 }
 
 /// Numbers above this are no server's: nobody sends so many messages.
@@ -463,7 +463,7 @@ mod tests {
             ("lagged", type_number::LAGGED),
             ("go_away", type_number::GO_AWAY),
             ("kicked", type_number::KICKED),
-            ("synced", type_number::SYNCED),
+            ("synced_since", type_number::SYNCED_SINCE),
         ] {
             assert_eq!(type_number(name), Some(number), "{name}");
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::task::{Arrived, Findings, Order, Speaking, Stopped, Task};
+use super::task::{Arrived, CatchingUp, Findings, Lost, Order, Speaking, Stopped, Task};
 use super::worker;
 use crate::load::LoadError;
 use crate::load::node::Node;
@@ -32,8 +32,8 @@ pub(in crate::load) struct Shape {
     pub(in crate::load) logins_at_once: u32,
     /// Logins per second, of all together; without it as many as can be had.
     pub(in crate::load) logins_per_s: Option<f64>,
-    /// Whether each asks for what it missed before it counts as back.
-    pub(in crate::load) sync: bool,
+    /// What each asks before it counts as back.
+    pub(in crate::load) catching_up: CatchingUp,
     /// The group that is spoken to.
     pub(in crate::load) speaking: Option<Speaking>,
 }
@@ -83,7 +83,7 @@ impl Crew {
                 websocket: shape.websocket,
                 logins_at_once: (shape.logins_at_once / all).max(1),
                 logins_per_s: shape.logins_per_s.map(|per_s| per_s / f64::from(all)),
-                sync: shape.sync,
+                catching_up: shape.catching_up,
                 speaking: shape.speaking.clone(),
             })?;
             companions.push(companion);
@@ -104,9 +104,15 @@ impl Crew {
         Ok(all)
     }
 
-    /// Has all lose their connections and come back; waits until they are.
-    pub(in crate::load) fn storm(&mut self) -> Result<Arrived, LoadError> {
-        self.tell(Order::Storm)?;
+    /// Has all lose their connections; waits until they have.
+    pub(in crate::load) fn lose(&mut self) -> Result<(), LoadError> {
+        self.tell(Order::Lose)?;
+        self.0.iter_mut().try_for_each(|companion| companion.hear().map(|Lost {}| ()))
+    }
+
+    /// Has all come back; waits until they are.
+    pub(in crate::load) fn come_back(&mut self) -> Result<Arrived, LoadError> {
+        self.tell(Order::Return)?;
         self.arrived()
     }
 

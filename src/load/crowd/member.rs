@@ -14,6 +14,10 @@ pub(super) struct Member {
     found: Verdict,
     /// How far it has its conversations, to be told at its next login.
     pub(super) cursors: Vec<Cursor>,
+    /// Of the last time it had caught up.
+    pub(super) token: Option<String>,
+    /// What becomes that when it has caught up this time.
+    pub(super) next_token: Option<String>,
     /// When its connection was begun.
     pub(super) opened_us: u64,
 }

@@ -31,10 +31,21 @@ pub(super) struct Task {
     pub(super) logins_at_once: u32,
     /// Logins per second of this process; without it as many as can be had.
     pub(super) logins_per_s: Option<f64>,
-    /// Whether each asks for what it missed before it counts as back.
-    pub(super) sync: bool,
+    /// What each asks before it counts as back.
+    pub(super) catching_up: CatchingUp,
     /// The group that is spoken to.
     pub(super) speaking: Option<Speaking>,
+}
+
+/// What a client asks after its login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::load) enum CatchingUp {
+    /// Nothing.
+    Not,
+    /// What changed since the last time.
+    Changed,
+    /// Every conversation, each time.
+    All,
 }
 
 /// Who speaks, and how much.
@@ -59,8 +70,10 @@ pub(in crate::load) struct Speaking {
 /// What a process is told then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// Lose all connections at once and come back. Answered by [`Arrived`].
-    Storm,
+    /// Lose all connections at once. Answered by [`Lost`].
+    Lose,
+    /// Come back. Answered by [`Arrived`].
+    Return,
     /// Speak.
     Speak,
     /// From now on, count and measure.
@@ -70,6 +83,10 @@ pub(super) enum Order {
     /// Wait until all have seen everything up to this head. Answered by [`Findings`].
     Settle { head: u64 },
 }
+
+/// All connections are lost.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Lost {}
 
 /// All are logged in.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 mod arriving;
 
 use std::io::{self, BufRead as _};
+use std::net::Ipv4Addr;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use rustix::time::{ClockId, clock_gettime};
 use uuid::Builder;
 
 use super::member::Member;
-use super::task::{Arrived, Findings, Order, Stopped, Task};
+use super::task::{Arrived, CatchingUp, Findings, Lost, Order, Stopped, Task};
 use crate::auth::SigningKey;
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Stage};
@@ -111,6 +112,12 @@ fn machine_us() -> u64 {
     seconds.unwrap_or_default() * 1_000_000 + nanos.unwrap_or_default() / 1_000
 }
 
+/// Another address of this machine, which no other process of the crowd has.
+fn next_address(address: Ipv4Addr) -> Ipv4Addr {
+    let [net, a, b, number] = address.octets();
+    Ipv4Addr::new(net, a, b.wrapping_add(1), number)
+}
+
 /// Runs until the orders end.
 ///
 /// # Errors
@@ -197,10 +204,16 @@ impl Worker {
         let mark =
             Mark { at_us: self.now_us, acked: self.findings.acked, delivered: self.findings.delivered };
         match order {
-            Order::Storm => {
+            Order::Lose => {
                 // Their descriptors leave the epoll with them.
                 self.connections.clear();
                 self.live = 0;
+                // The ports of the lost connections are not free yet.
+                self.task.from = self.task.from.map(next_address);
+                self.phase = Phase::Resting;
+                say(&Lost {})?;
+            }
+            Order::Return => {
                 self.arrived = Arrived::default();
                 (self.began_us, self.last_login_us) = (self.now_us, self.now_us);
                 self.phase = Phase::Arriving;
@@ -312,7 +325,7 @@ impl Worker {
             }
             (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
             (Stage::LoggingIn, type_number::LOGGED_IN) => {
-                if self.task.sync {
+                if self.task.catching_up != CatchingUp::Not {
                     self.connections[at].stage = Stage::Syncing;
                     self.ask_sync(at, None);
                 } else {
@@ -320,7 +333,7 @@ impl Worker {
                 }
                 Ok(())
             }
-            (Stage::Syncing, type_number::SYNCED) => self.synced(at, frame.body),
+            (Stage::Syncing, type_number::SYNCED_SINCE) => self.synced(at, frame.body),
             (_, type_number::ERROR) => {
                 let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
                 Err(self.wrong(at, error))

@@ -6,9 +6,9 @@ use convoke_protocol::codec;
 use convoke_protocol::id::ConversationId;
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::session::Welcome;
-use convoke_protocol::request::sync::{Sync, Synced};
+use convoke_protocol::request::sync::{SyncSince, SyncedSince};
 
-use super::{Phase, Worker, machine_us};
+use super::{CatchingUp, Phase, Worker, machine_us};
 use crate::auth::Role;
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Stage};
@@ -56,6 +56,7 @@ impl Worker {
         let to = self.task.addresses[number as usize % self.task.addresses.len()];
         let name = user(&self.task.run, number);
         self.members[at].opened_us = machine_us();
+        self.members[at].next_token = None;
         let connection = Connection::open(name, to, self.task.from, vec![SideId(number)])
             .map_err(LoadError::doing("connecting"))?;
         self.poll.watch(connection.stream(), at)?;
@@ -85,14 +86,23 @@ impl Worker {
         let behind = |cursor: &&Cursor| after.as_ref().is_none_or(|after| cursor.conversation > *after);
         let cursors =
             self.members[at].cursors.iter().filter(behind).take(self.max_cursors).cloned().collect();
-        self.ask(at, &Sync { cursors, use_device_cursors: false, after }.into());
+        let since = match self.task.catching_up {
+            CatchingUp::Changed => self.members[at].token.clone(),
+            CatchingUp::Not | CatchingUp::All => None,
+        };
+        self.ask(at, &SyncSince { since, cursors, use_device_cursors: false, after }.into());
     }
 
     pub(super) fn synced(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        let synced: Synced = codec::decode(body).map_err(|error| self.wrong(at, error))?;
+        let synced: SyncedSince = codec::decode(body).map_err(|error| self.wrong(at, error))?;
         self.arrived.conversations += synced.conversations.len() as u64;
         self.arrived.missing += synced.pages.iter().map(|page| page.messages.len() as u64).sum::<u64>();
-        let cursors = &mut self.members[at].cursors;
+        let member = &mut self.members[at];
+        if member.next_token.is_none() {
+            // Of the first page: what changes while it walks is told the next time.
+            member.next_token = synced.token;
+        }
+        let cursors = &mut member.cursors;
         for told in synced.conversations {
             let place = cursors.binary_search_by(|known| known.conversation.cmp(&told.conversation));
             match place {
@@ -104,7 +114,10 @@ impl Worker {
         }
         match synced.next {
             Some(next) => self.ask_sync(at, Some(next)),
-            None => self.is_live(at),
+            None => {
+                self.members[at].token = self.members[at].next_token.take();
+                self.is_live(at);
+            }
         }
         Ok(())
     }
