@@ -3,13 +3,16 @@
 //! An entry stays for [`RETENTION`] after it was committed, or until [`MAX_ENTRIES`] newer ones pushed it out. A retry
 //! that is not found is executed only if its first attempt is so young that its commit would still be here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use convoke_protocol::id::{ClientId, MessageId, Seq, Timestamp, UserId};
 
-use crate::storage::LogRow;
+use hashbrown::{HashTable, hash_table};
 use serde::{Deserialize, Serialize};
+
+use crate::storage::LogRow;
 
 /// For how long after the first attempt a retry is recognised; told to clients in `Welcome`.
 pub const WINDOW: Duration = Duration::from_secs(120);
@@ -46,11 +49,33 @@ pub enum Known {
 
 type Key = (UserId, ClientId);
 
+/// A committed send.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// When it was committed, in nanoseconds.
+    since: u64,
+    key: Key,
+    place: Place,
+}
+
+/// Nanoseconds of the monotonic clock: half of what a [`Duration`] takes.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The dedup window of one conversation. Times are of the owner's monotonic clock.
+///
+/// Each committed send is kept once, in the order of the commits; the table has only the numbers of the places in that order. A busy
+/// conversation has many thousands of them.
 #[derive(Debug, Clone, Default)]
 pub struct DedupWindow {
-    entries: HashMap<Key, Option<Place>>,
-    committed: VecDeque<(Duration, Seq, Key)>,
+    pending: HashSet<Key>,
+    committed: VecDeque<Entry>,
+    /// The number of the first of `committed`, without what does not fit.
+    first: u32,
+    /// Numbers of the committed, by their keys.
+    by_key: HashTable<u32>,
+    hashing: RandomState,
     /// Until when entries were pushed out before their time: a first attempt must be younger.
     cut_at: Option<Duration>,
     max_entries: usize,
@@ -76,9 +101,11 @@ impl DedupWindow {
         age: Duration,
         now: Duration,
     ) -> Known {
-        match self.entries.get(&(sender.clone(), client_id)) {
-            Some(Some(place)) => Known::Committed(*place),
-            Some(None) => Known::Pending,
+        let key = (sender.clone(), client_id);
+        let committed = self.by_key.find(self.hash(&key), |number| self.entry(*number).key == key);
+        match committed {
+            Some(number) => Known::Committed(self.entry(*number).place),
+            None if self.pending.contains(&key) => Known::Pending,
             None if attempt <= 1 => Known::New,
             None if age >= WINDOW => Known::TooOld,
             None => match self.cut_at {
@@ -89,64 +116,90 @@ impl DedupWindow {
         }
     }
 
+    fn hash(&self, key: &Key) -> u64 {
+        self.hashing.hash_one(key)
+    }
+
+    fn entry(&self, number: u32) -> &Entry {
+        &self.committed[number.wrapping_sub(self.first) as usize]
+    }
+
     /// Notes that a send is on its way.
     pub fn begin(&mut self, sender: UserId, client_id: ClientId) {
-        self.entries.insert((sender, client_id), None);
+        self.pending.insert((sender, client_id));
     }
 
     /// Forgets a send that certainly did not happen.
     pub fn abandon(&mut self, sender: &UserId, client_id: ClientId) {
-        self.entries.remove(&(sender.clone(), client_id));
+        self.pending.remove(&(sender.clone(), client_id));
     }
 
     /// Notes where a send ended up. Called in the order of the seqs.
     pub fn commit(&mut self, sender: UserId, client_id: ClientId, place: Place, now: Duration) {
         let key = (sender, client_id);
-        self.entries.insert(key.clone(), Some(place));
-        self.committed.push_back((now, place.seq, key));
+        self.pending.remove(&key);
+        let hash = self.hash(&key);
+        // There are never as many as a `u32` counts.
+        let number = self.first.wrapping_add(self.committed.len() as u32);
+        self.committed.push_back(Entry { since: nanos(now), key, place });
+        let Self { committed, first, by_key, hashing, .. } = self;
+        let key_of = |number: &u32| &committed[number.wrapping_sub(*first) as usize].key;
+        let same = |other: &u32| key_of(other) == key_of(&number);
+        match by_key.entry(hash, same, |number| hashing.hash_one(key_of(number))) {
+            // Two rows of one send: only a log that was written by no owner has them. The later one counts.
+            hash_table::Entry::Occupied(mut known) => *known.get_mut() = number,
+            hash_table::Entry::Vacant(place) => drop(place.insert(number)),
+        }
         self.expire(now);
     }
 
     /// Lets go of what is over its time or over the bound.
     pub fn expire(&mut self, now: Duration) {
-        while let Some((since, ..)) = self.committed.front() {
-            let over_bound = self.committed.len() > self.max_entries;
-            if !over_bound && now.saturating_sub(*since) < RETENTION {
+        while let Some(Entry { since, key, .. }) = self.committed.front() {
+            let since = Duration::from_nanos(*since);
+            let is_old = now.saturating_sub(since) >= RETENTION;
+            if !is_old && self.committed.len() <= self.max_entries {
                 break;
             }
-            if let Some((since, _, key)) = self.committed.pop_front() {
-                self.entries.remove(&key);
-                if now.saturating_sub(since) < RETENTION {
-                    self.cut_at = Some(since);
-                }
+            if let Ok(known) = self.by_key.find_entry(self.hash(key), |number| *number == self.first) {
+                known.remove();
+            }
+            self.committed.pop_front();
+            self.first = self.first.wrapping_add(1);
+            if !is_old {
+                self.cut_at = Some(since);
             }
         }
         // After a burst the room it took is given back.
-        if self.entries.capacity() > 1024 && self.entries.len() * 8 < self.entries.capacity() {
-            self.entries.shrink_to_fit();
+        if self.committed.capacity() > 1024 && self.committed.len() * 8 < self.committed.capacity() {
             self.committed.shrink_to_fit();
+            let Self { committed, first, by_key, hashing, .. } = self;
+            by_key.shrink_to_fit(|number| {
+                hashing.hash_one(&committed[number.wrapping_sub(*first) as usize].key)
+            });
         }
     }
 
     /// The lowest committed seq in the window.
     pub fn lowest(&self) -> Option<Seq> {
-        self.committed.front().map(|(_, seq, _)| *seq)
+        self.committed.front().map(|entry| entry.place.seq)
     }
 
     /// Bytes on the heap, about.
     pub fn held_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<(Key, Option<Place>, u8)>()
-            + self.committed.capacity() * size_of::<(Duration, Seq, Key)>()
+        self.committed.capacity() * size_of::<Entry>()
+            + self.by_key.capacity() * size_of::<(u32, u8)>()
+            + self.pending.capacity() * size_of::<(Key, u8)>()
     }
 
     /// How many sends the window knows.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.committed.len() + self.pending.len()
     }
 
     /// Whether the window knows nothing.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.committed.is_empty() && self.pending.is_empty()
     }
 }
 
@@ -209,6 +262,41 @@ mod tests {
         assert!(window.is_empty());
         assert_eq!(window.look_up(&alice, id, 3, secs(152), secs(152)), Known::TooOld);
         assert_eq!(window.look_up(&alice, ClientId::random(), 2, secs(5), secs(152)), Known::New);
+    }
+
+    /// Against a list of what was committed when, over several rounds of growing and shrinking.
+    #[test]
+    fn whatever_is_committed_is_known_until_its_time_is_over() {
+        let users: Vec<_> = ["alice", "bob"].map(|name| UserId::new(name).expect("valid")).into();
+        let mut window = DedupWindow { first: u32::MAX - 1_000, ..DedupWindow::new() };
+        let mut all: Vec<(u64, UserId, ClientId)> = Vec::new();
+        for n in 0..6_000u64 {
+            // Bursts of a thousand, and then next to nothing for two windows.
+            let at = (n / 1_000) * 300_000 + n % 1_000;
+            let (user, id) = (&users[(n % 2) as usize], ClientId(uuid::Uuid::from_u128(u128::from(n / 2))));
+            window.begin(user.clone(), id);
+            assert_eq!(window.look_up(user, id, 2, secs(0), Duration::from_millis(at)), Known::Pending);
+            window.commit(user.clone(), id, place(n + 1), Duration::from_millis(at));
+            all.push((at, user.clone(), id));
+            if n % 250 != 0 {
+                continue;
+            }
+            let mut left = 0;
+            for (seq, (since, user, id)) in (1..).zip(&all) {
+                let is_there = at - since < RETENTION.as_millis() as u64;
+                left += usize::from(is_there);
+                let known = window.look_up(user, *id, 1, secs(0), Duration::from_millis(at));
+                assert_eq!(
+                    known,
+                    if is_there { Known::Committed(place(seq)) } else { Known::New },
+                    "{seq} at {n}"
+                );
+            }
+            assert_eq!(window.len(), left);
+        }
+        window.expire(secs(10_000));
+        assert!(window.is_empty());
+        assert!(window.held_bytes() < 100_000, "{}", window.held_bytes());
     }
 
     #[test]
