@@ -53,6 +53,15 @@ pub(super) fn corrupt(error: impl std::fmt::Display) -> ReadError {
     ReadError::Corrupt(error.to_string())
 }
 
+/// Statements that are one request and may be repeated.
+fn unlogged<'a>(statements: impl Iterator<Item = &'a PreparedStatement>) -> Batch {
+    let mut batch = Batch::new(BatchType::Unlogged);
+    statements.for_each(|statement| batch.append_statement(statement.clone()));
+    batch.set_consistency(Consistency::LocalQuorum);
+    batch.set_is_idempotent(true);
+    batch
+}
+
 /// Whether no server can have begun with it.
 fn was_not_sent(error: &ExecutionError) -> bool {
     matches!(
@@ -138,15 +147,25 @@ impl Cql {
             [] => Ok(()),
             [only] => self.write(statement, only).await,
             values => {
-                let mut batch = Batch::new(BatchType::Unlogged);
-                for _ in values {
-                    batch.append_statement(statement.clone());
-                }
-                batch.set_consistency(Consistency::LocalQuorum);
-                batch.set_is_idempotent(true);
+                let batch = unlogged(values.iter().map(|_| statement));
                 self.repeated(|| self.session.batch(&batch, values)).await.map(drop)
             }
         }
+    }
+
+    /// A write and one to another partition in one request; they are repeated together. It saves the request, not the work of the
+    /// replicas.
+    pub(super) async fn write_both<V, W>(
+        &self,
+        statements: [&PreparedStatement; 2],
+        values: (V, W),
+    ) -> Result<(), Failure>
+    where
+        V: SerializeRow + Sync,
+        W: SerializeRow + Sync,
+    {
+        let batch = unlogged(statements.into_iter());
+        self.repeated(|| self.session.batch(&batch, (&values.0, &values.1))).await.map(drop)
     }
 
     /// A conditional statement: sent once.

@@ -9,6 +9,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::cql::{Cql, Failure};
 use super::retention::LOG_PARTS;
+use super::users::mark_values;
 use super::writer::Job;
 use super::{BUCKET, ScyllaStore, Shared, WIDTH, bigint, bucket_of, number, part_of};
 use crate::storage::{
@@ -79,6 +80,16 @@ impl Shared {
         stamp: i64,
     ) -> Result<(), Failure> {
         let (cql, id) = (&self.cql, conversation.as_str());
+        let moved = read_marks::moved_by(rows);
+        if let ([row], [(user, mark)]) = (rows, &moved[..])
+            && !row.is_uncounted()
+        {
+            // What most appends are when there is no hurry: one request.
+            let value = values::encode_row(row);
+            let row = (id, bucket_of(row.seq), bigint(row.seq.0), value.as_slice(), stamp);
+            let statements = [&cql.statements.put_row, &cql.statements.put_mark];
+            return cql.write_both(statements, (row, mark_values(user, conversation, *mark))).await;
+        }
         let log = async {
             for batch in batches(rows) {
                 let values: Vec<_> = batch
@@ -93,7 +104,7 @@ impl Shared {
             let values = (id, uncounted_bucket(row.seq), bigint(row.seq.0), stamp);
             cql.write(&cql.statements.put_uncounted, values)
         });
-        let marks = read_marks::moved_by(rows).into_iter().map(|(user, mark)| {
+        let marks = moved.into_iter().map(|(user, mark)| {
             self.put_mark(MarkKey { user: user.clone(), conversation: conversation.clone() }, mark)
         });
         try_join(log, try_join(try_join_all(uncounted), try_join_all(marks))).await.map(drop)

@@ -29,11 +29,19 @@ pub(super) fn limit(limit: usize) -> i32 {
 
 impl Shared {
     pub(super) async fn put_mark(&self, key: MarkKey, mark: ReadMark) -> Result<(), Failure> {
-        let seq = bigint(mark.seq.0);
-        // The highest stays, in whatever order they arrive.
-        let values = (key.user.as_str(), key.conversation.as_str(), seq, bigint(mark.ordinal), seq);
+        let values = mark_values(&key.user, &key.conversation, mark);
         self.cql.write(&self.cql.statements.put_mark, values).await
     }
+}
+
+/// What `put_mark` takes. The highest stays, in whatever order they arrive.
+pub(super) fn mark_values<'a>(
+    user: &'a UserId,
+    conversation: &'a ConversationId,
+    mark: ReadMark,
+) -> (&'a str, &'a str, i64, i64, i64) {
+    let seq = bigint(mark.seq.0);
+    (user.as_str(), conversation.as_str(), seq, bigint(mark.ordinal), seq)
 }
 
 impl ConversationIndex for ScyllaStore {
