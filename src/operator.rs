@@ -125,11 +125,11 @@ pub struct ConversationState {
     /// In which shard it is, and which node serves that; absent on a node that is alone.
     pub shard: Option<u32>,
     pub owner: Option<String>,
-    /// Whether it is in memory on the node that is asked.
+    /// Whether it is in memory on the node that owns it.
     pub active: bool,
     /// Bytes of memory it holds there while it is active.
     pub memory_bytes: Option<usize>,
-    /// Sessions of this node that get its pushes.
+    /// Sessions that get its pushes, on all nodes; none while it sleeps.
     pub listeners: usize,
     pub head: Seq,
     pub last: Option<Timestamp>,

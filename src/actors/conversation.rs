@@ -40,7 +40,7 @@ use self::recovering::{RecoveryFailed, recover, settle};
 use self::serving::Serving;
 use crate::actors::directory::Directory;
 use crate::actors::peer::hubs::Hubs;
-use crate::actors::peer::{Seat, told_to_clients};
+use crate::actors::peer::{Activity, Seat, told_to_clients};
 use crate::actors::reply::Reply;
 use crate::actors::shard::ShardHandle;
 use crate::auth::{Role, system_user};
@@ -294,6 +294,7 @@ struct Shown {
     used_ms: AtomicU64,
     /// What it holds in memory.
     bytes: AtomicUsize,
+    listeners: AtomicUsize,
 }
 
 impl PartialEq for ConversationHandle {
@@ -334,9 +335,11 @@ impl ConversationHandle {
         self.shown.used_ms.load(Ordering::Relaxed)
     }
 
-    /// Bytes of memory that it holds, about: its own structures and what it remembers, without the store's.
-    pub fn bytes(&self) -> usize {
-        self.shown.bytes.load(Ordering::Relaxed)
+    /// What it holds, and who listens.
+    pub fn activity(&self) -> Activity {
+        let Shown { bytes, listeners, .. } = &*self.shown;
+        let (memory_bytes, listeners) = (bytes.load(Ordering::Relaxed), listeners.load(Ordering::Relaxed));
+        Activity { memory_bytes, listeners }
     }
 
     /// The directory's answer to a watch: `users` of those asked for are watched, and these sessions are online.
@@ -401,7 +404,8 @@ impl ConversationHandle {
     pub async fn activate(activation: Activation, supervisor: &ActorCell) -> Result<Self, ractor::SpawnErr> {
         let conversation = activation.conversation.clone();
         let used_ms = AtomicU64::new(activation.surroundings.clock.monotonic_ms());
-        let shown = Arc::new(Shown { used_ms, bytes: AtomicUsize::new(size_of::<State>()) });
+        let shown =
+            Arc::new(Shown { used_ms, bytes: AtomicUsize::new(size_of::<State>()), ..Shown::default() });
         let args = (activation, shown.clone());
         let (actor, _) = Actor::spawn_linked(None, ConversationActor, args, supervisor.clone()).await?;
         Ok(Self { conversation, actor, shown })
@@ -570,6 +574,7 @@ impl State {
         let Phase::Serving(serving) = &mut self.phase else { return };
         let bytes = size_of::<Self>() + size_of::<Serving>() + serving.held_bytes();
         self.handle.shown.bytes.store(bytes, Ordering::Relaxed);
+        self.handle.shown.listeners.store(serving.listeners(), Ordering::Relaxed);
         let Some(after) = serving.take_wake() else { return };
         let now_ms = self.activation.surroundings.clock.monotonic_ms();
         let at_ms = now_ms + u64::try_from(after.as_millis()).unwrap_or(u64::MAX);

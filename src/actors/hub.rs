@@ -57,8 +57,6 @@ enum Message {
     CatchUp(ConversationId, Seq),
     /// To which conversations of these shards somebody listens.
     Listened(Arc<HashSet<ShardId>>, oneshot::Sender<Vec<ConversationId>>),
-    /// How many listen to this conversation.
-    Count(ConversationId, oneshot::Sender<usize>),
     /// What is held.
     Measure(oneshot::Sender<HubMemory>),
     InjectPanic,
@@ -216,11 +214,8 @@ impl Actor for HubActor {
                     }
                 }
             }
-            // Nobody waits any more: fine.
-            Message::Count(conversation, reply) => {
-                let _ = reply.send(listeners.get(&conversation).map_or(0, |one| one.list.len()));
-            }
             Message::Measure(reply) => {
+                // Nobody waits any more: fine.
                 let _ = reply.send(measure(listeners));
             }
             Message::InjectPanic => panic!("injected for a test"),
@@ -329,13 +324,6 @@ impl Hub {
     /// Tells an event that is not kept to all listeners but one; left out where much waits.
     pub fn signal(&self, conversation: &ConversationId, event: Event, from: SessionId) {
         self.cast(conversation, Message::Signal(conversation.clone(), Box::new(event), from));
-    }
-
-    /// How many sessions of this node get the pushes of a conversation.
-    pub async fn listeners(&self, conversation: &ConversationId) -> usize {
-        let (reply, answer) = oneshot::channel();
-        self.cast(conversation, Message::Count(conversation.clone(), reply));
-        answer.await.unwrap_or_default()
     }
 
     /// What it holds in memory.

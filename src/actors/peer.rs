@@ -189,6 +189,17 @@ pub enum Ask {
     Sessions(UserId),
     /// The heads of conversations, which are activated if only that tells. Answered by [`HeadsAnswer`].
     Heads(Vec<ConversationId>),
+    /// What a conversation is about. Answered by [`ActivityAnswer`]; a version that does not know it refuses.
+    Activity(ConversationId),
+}
+
+/// What an active conversation holds, as its owner knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Bytes of memory, about: its own structures and what it remembers, without the store's.
+    pub memory_bytes: usize,
+    /// Sessions that get its pushes, on all nodes.
+    pub listeners: usize,
 }
 
 /// To [`Ask::Send`].
@@ -207,3 +218,5 @@ pub type RegisterAnswer = Result<(), RequestError>;
 pub type SessionsAnswer = Result<Vec<(Seat, SessionEntry)>, RequestError>;
 /// To [`Ask::Heads`].
 pub type HeadsAnswer = Result<Vec<Seq>, RequestError>;
+/// To [`Ask::Activity`]; `None` if it sleeps.
+pub type ActivityAnswer = Result<Option<Activity>, RequestError>;

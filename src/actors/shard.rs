@@ -30,7 +30,7 @@ use crate::actors::conversation::group::{Group, GroupCommand, Visibility, not_fo
 use crate::actors::conversation::{
     Activation, Attended, Attending, ConversationHandle, Owed, Request, StampSource, Surroundings,
 };
-use crate::actors::peer::{not_ours, perhaps_moved};
+use crate::actors::peer::{Activity, not_ours, perhaps_moved};
 use crate::actors::reply::Reply;
 use crate::auth::Role;
 use crate::cluster::owner::Owner;
@@ -419,12 +419,12 @@ impl Conversations {
 
     /// Bytes that all of them hold, about.
     pub fn held_bytes(&self) -> usize {
-        self.0.active.iter().map(|entry| entry.value().bytes()).sum()
+        self.0.active.iter().map(|entry| entry.value().activity().memory_bytes).sum()
     }
 
     /// Bytes that a conversation holds, about; `None` if it is not active.
-    pub fn bytes_of(&self, conversation: &ConversationId) -> Option<usize> {
-        self.0.active.get(conversation).map(|handle| handle.bytes())
+    pub fn activity(&self, conversation: &ConversationId) -> Option<Activity> {
+        self.0.active.get(conversation).map(|handle| handle.activity())
     }
 
     /// The active conversations above `after`, by id, at most `limit`.

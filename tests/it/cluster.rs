@@ -93,6 +93,14 @@ async fn people_on_different_nodes_talk_as_on_one() {
         let mut on: Vec<_> = sessions.sessions.iter().map(|one| (one.device.as_str(), one.current)).collect();
         on.sort_unstable();
         assert_eq!(on, [("desk", true), ("phone", false)]);
+        // Whichever node an operator asks: who listens on all of them.
+        for node in nodes.iter().filter(|_| pair < 3) {
+            let data = node.data().to_str().unwrap();
+            let said =
+                finished(["admin", "conversation", id.as_str(), "--json", "--data", data]).await.good();
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+            assert_eq!((&said["active"], &said["listeners"]), (&true.into(), &3.into()), "{said:#}");
+        }
     }
 }
 

@@ -125,6 +125,10 @@ impl Serving {
             + self.origins.capacity() * size_of::<(Seq, SessionId)>()
     }
 
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.core.is_idle() && self.steps.is_empty() && self.retain.is_none()
     }

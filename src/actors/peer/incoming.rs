@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 
 use super::outgoing::Peers;
 use super::{
-    ActAnswer, Ask, AttendAnswer, Control, HeadsAnswer, LookAnswer, PlaceAnswer, Pushed, RegisterAnswer,
-    Seat, SessionEntry, SessionsAnswer, SignalAnswer, event_of, not_ours,
+    ActAnswer, ActivityAnswer, Ask, AttendAnswer, Control, HeadsAnswer, LookAnswer, PlaceAnswer, Pushed,
+    RegisterAnswer, Seat, SessionEntry, SessionsAnswer, SignalAnswer, event_of, not_ours,
 };
 use crate::actors::conversation::Attending;
 use crate::actors::directory::core::SessionPolicy;
@@ -401,6 +401,10 @@ impl FromPeers {
             Ask::Sessions(user) => {
                 let sessions: SessionsAnswer = Ok(directory.sessions_here(&user).await);
                 answer(answering, &sessions);
+            }
+            Ask::Activity(conversation) => {
+                let activity: ActivityAnswer = Ok(conversations.activity(&conversation));
+                answer(answering, &activity);
             }
             Ask::Heads(ids) => {
                 let heads: HeadsAnswer = self.heads(&ids).await;

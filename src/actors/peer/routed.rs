@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::outgoing::{Attempt, PATIENCE, Peers, Server};
-use super::{Ask, MOVED, frame_of, not_ours, told_to_clients};
+use super::{Activity, ActivityAnswer, Ask, MOVED, frame_of, not_ours, told_to_clients};
 use crate::actors::conversation::core::{ActCommand, SendCommand};
 use crate::actors::conversation::dedup::Place;
 use crate::actors::conversation::group::{Group, not_found};
@@ -303,6 +303,17 @@ impl RoutedConversations {
             }
         };
         self.peers.served(self.shard(&conversation), attempt).await
+    }
+
+    /// What its owner knows of a conversation that is active; `None` if it sleeps, or its owner does not say now.
+    pub async fn activity(&self, conversation: &ConversationId) -> Option<Activity> {
+        match self.peers.server(self.shard(conversation))? {
+            Server::Here => self.here.activity(conversation),
+            Server::At(peer) => {
+                let told: ActivityAnswer = self.peers.ask(peer, &Ask::Activity(conversation.clone())).await;
+                told.ok().flatten()
+            }
+        }
     }
 
     /// Makes the session a listener of the conversation if it is active, and tells what there is.

@@ -85,7 +85,7 @@ pub(super) async fn conversations(
     let tails = services.stores.log.tails(&ids).await?;
     let next = (ids.len() == limit).then(|| ids.last().cloned()).flatten();
     let line = |(conversation, tail): (ConversationId, crate::storage::Tail)| ConversationLine {
-        active: services.conversations.here().bytes_of(&conversation).is_some(),
+        active: services.conversations.here().activity(&conversation).is_some(),
         head: tail.hinted.as_ref().map_or(Seq::ZERO, |row| row.seq),
         last: tail.hinted.map(|row| row.entry.time),
         conversation,
@@ -118,7 +118,7 @@ async fn group_line(services: &Services, group: &GroupId) -> Result<Option<Group
         members,
         created_at: row.created_at,
         disbanded: row.disbanded_at.is_some(),
-        active: services.conversations.here().bytes_of(&ConversationId::group(group)).is_some(),
+        active: services.conversations.here().activity(&ConversationId::group(group)).is_some(),
     }))
 }
 
@@ -128,9 +128,8 @@ pub(super) async fn conversation(
     id: &ConversationId,
 ) -> Result<Option<ConversationState>, ReadError> {
     let tail = services.stores.log.tails(std::slice::from_ref(id)).await?.pop();
-    let memory_bytes = services.conversations.here().bytes_of(id);
-    let Some(tail) = tail.filter(|tail| tail.hinted.is_some() || !tail.settled || memory_bytes.is_some())
-    else {
+    let activity = services.conversations.activity(id).await;
+    let Some(tail) = tail.filter(|tail| tail.hinted.is_some() || !tail.settled || activity.is_some()) else {
         return Ok(None);
     };
     // Its owner knows where it ends; the store alone knows up to where it was when it last slept.
@@ -147,9 +146,9 @@ pub(super) async fn conversation(
         conversation: id.clone(),
         shard: None,
         owner: None,
-        active: memory_bytes.is_some(),
-        memory_bytes,
-        listeners: services.hub.listeners(id).await,
+        active: activity.is_some(),
+        memory_bytes: activity.map(|activity| activity.memory_bytes),
+        listeners: activity.map_or(0, |activity| activity.listeners),
         head: head.seq,
         last: (head.seq > Seq::ZERO).then_some(head.time),
         first: tail.start.seq,
