@@ -12,6 +12,7 @@
 //! A life that is over (no beat for a lease, or fenced) closes all gates, and another begins at once, with another
 //! incarnation.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::cluster::ownership::{Input, Moment, Output, Ownership};
 use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::cluster::store::{Beat, OwnershipStore};
 use crate::storage::Epoch;
+use crate::telemetry::cluster::Handovers;
 
 /// How often time is told to the core.
 const TICK: Duration = Duration::from_millis(250);
@@ -79,6 +81,8 @@ pub struct MembershipSetup {
     pub conversations: Conversations,
     /// Told of what is served here, and of the other nodes.
     pub observer: Arc<dyn ClusterObserver>,
+    /// Where it is counted how long shards move.
+    pub handovers: Handovers,
     /// How long a node may go without a beat.
     pub times: LeaseTimes,
     /// The clocks.
@@ -188,6 +192,29 @@ impl Membership {
 
 struct MembershipActor;
 
+/// Since when shards move, on the monotonic clock.
+struct Moving {
+    /// Closed here, and not known to be free yet.
+    closed: HashMap<ShardId, Duration>,
+    /// Said to be free, and not served here yet.
+    free: HashMap<ShardId, Duration>,
+    counted: Handovers,
+}
+
+impl Moving {
+    fn given(&mut self, shard: ShardId, now: Duration) {
+        if let Some(since) = self.closed.remove(&shard) {
+            self.counted.given.observe((now - since).as_secs_f64());
+        }
+    }
+
+    fn taken(&mut self, shard: ShardId, now: Duration) {
+        if let Some(since) = self.free.remove(&shard) {
+            self.counted.taken.observe((now - since).as_secs_f64());
+        }
+    }
+}
+
 struct State {
     node: NodeId,
     addresses: Addresses,
@@ -201,6 +228,7 @@ struct State {
     times: LeaseTimes,
     clock: Clock,
     show: watch::Sender<Standing>,
+    moving: Moving,
     me: Incarnation,
     core: Ownership<Waiter>,
     deaths: u64,
@@ -228,7 +256,7 @@ impl Actor for MembershipActor {
         (setup, show): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let MembershipSetup { node, addresses, store, map, gates, .. } = setup;
-        let MembershipSetup { mut wanted, conversations, observer, times, clock, .. } = setup;
+        let MembershipSetup { mut wanted, conversations, observer, handovers, times, clock, .. } = setup;
         let (me, node) = (new_life(), NodeId(node));
         let core = Ownership::new(me, node.clone(), map, times, moment(clock));
         let asks = myself.clone();
@@ -250,6 +278,7 @@ impl Actor for MembershipActor {
                 }
             }
         });
+        let moving = Moving { closed: HashMap::new(), free: HashMap::new(), counted: handovers };
         let (deaths, draining, leaving, left) = (0, false, false, false);
         Ok(State {
             node,
@@ -263,6 +292,7 @@ impl Actor for MembershipActor {
             times,
             clock,
             show,
+            moving,
             me,
             core,
             deaths,
@@ -329,6 +359,12 @@ impl State {
             Input::ShardDecided(shard, Decision::Applied) if self.core.open(*shard).is_none() => Some(*shard),
             _ => None,
         };
+        if let Input::Released(shard, _) = &input
+            && self.core.wants(*shard)
+            && self.core.open(*shard).is_none()
+        {
+            self.moving.free.insert(*shard, self.clock.monotonic());
+        }
         let mut outputs = Vec::new();
         self.core.apply(input, moment(self.clock), &mut outputs);
         for output in outputs {
@@ -337,6 +373,7 @@ impl State {
         // Applied, and not served: it was a release.
         if let Some((shard, epoch)) = released.and_then(|shard| Some((shard, self.core.free(shard)?))) {
             self.observer.released(shard, epoch);
+            self.moving.given(shard, self.clock.monotonic());
         }
     }
 
@@ -417,9 +454,11 @@ impl State {
                 self.conversations.begin_epoch(shard);
                 self.gates.open(shard, epoch);
                 self.observer.opened(shard, epoch);
+                self.moving.taken(shard, clock.monotonic());
             }
             Output::Close(shard, epoch) => {
                 self.gates.close(shard);
+                self.moving.closed.insert(shard, clock.monotonic());
                 self.observer.closed(shard, epoch);
                 // Its conversations cannot do anything any more; that they go is tidiness.
                 self.conversations.close_shard(shard);
@@ -434,6 +473,8 @@ impl State {
             Output::Dead(reason) => {
                 tracing::error!(?reason, incarnation = %me.0, "this life of the node is over; another begins");
                 self.deaths += 1;
+                self.moving.closed.clear();
+                self.moving.free.clear();
                 self.me = new_life();
                 let now = moment(self.clock);
                 let next = Ownership::new(self.me, self.node.clone(), self.map, self.times, now);

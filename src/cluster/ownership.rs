@@ -203,6 +203,11 @@ impl<T> Ownership<T> {
         row.owner.is_none().then_some(row.epoch)
     }
 
+    /// Whether this node should serve a shard, as far as it knows.
+    pub fn wants(&self, shard: ShardId) -> bool {
+        self.wanted.get(shard.0 as usize).copied().unwrap_or_default()
+    }
+
     /// How many shards this node should serve, as far as it knows; 0 before it has seen the others.
     pub fn wanted(&self) -> usize {
         self.wanted.iter().filter(|wanted| **wanted).count()

@@ -7,8 +7,35 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 
+use super::metrics::histogram;
 use super::source::Source;
+
+/// From a millisecond to eight seconds.
+const PAUSES: (f64, f64, u16) = (0.001, 2.0, 14);
+
+/// How long shards that move are served by nobody: its two halves, each measured on the node where it passes. Between them lies one
+/// message over a link.
+#[derive(Debug, Clone)]
+pub struct Handovers {
+    /// From the closing of the shard's gate until the next owner is told that it is free.
+    pub given: Histogram,
+    /// From being told so until the shard is served here.
+    pub taken: Histogram,
+}
+
+impl Handovers {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let given = "Seconds from closing a shard that moves until the next node is told that it is free";
+        let taken = "Seconds from being told that a shard is free until it is served";
+        Self {
+            given: histogram(registry, "shard_given_seconds", given, PAUSES),
+            taken: histogram(registry, "shard_taken_seconds", taken, PAUSES),
+        }
+    }
+}
 
 /// What a node serves, and how often it had to begin anew. All zero on the embedded store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
-use super::cluster::ClusterState;
+use super::cluster::{ClusterState, Handovers};
 use super::door::DoorNumbers;
 use super::process::ProcessCollector;
 use super::redis::RedisState;
@@ -223,6 +223,8 @@ pub struct Metrics {
     door: Source<DoorNumbers>,
     redis: Source<RedisState>,
     cluster: Source<ClusterState>,
+    /// Shards that move between nodes.
+    pub handovers: Handovers,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -242,7 +244,7 @@ fn plain<M: Clone + Default + Metric + TypedMetric>(
     metric
 }
 
-fn histogram(
+pub(super) fn histogram(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
@@ -271,7 +273,7 @@ impl Metrics {
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_collector(Box::new(ProcessCollector));
         let (store, door) = (Source::default(), Source::default());
-        let (redis, cluster) = (Source::default(), Source::default());
+        let (redis, cluster, handovers) = (Source::default(), Source::default(), Handovers::new(r));
         r.register_collector(Box::new(store.clone()));
         r.register_collector(Box::new(door.clone()));
         r.register_collector(Box::new(redis.clone()));
@@ -333,6 +335,7 @@ impl Metrics {
             door,
             redis,
             cluster,
+            handovers,
             registry: std::sync::Arc::new(registry),
         }
     }
