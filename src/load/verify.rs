@@ -18,7 +18,7 @@ use convoke_protocol::id::{ConversationId, DeviceId, Seq};
 use convoke_protocol::request::messages::{Direction, History, HistoryFrom};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::ledger::{Found, Ledger, Seen};
@@ -37,6 +37,8 @@ use crate::auth::Role;
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the servers may take to be readable in the end.
 const READ_WITHIN: Duration = Duration::from_secs(60);
+/// Users who connect for the first time at once: a storm is what happens later.
+const ARRIVING_AT_ONCE: usize = 500;
 /// A token is good for so long.
 const TOKEN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Messages of one page that is read in the end.
@@ -160,6 +162,8 @@ struct Told {
     errors: AtomicU64,
     connections: AtomicU64,
     first_error: Mutex<Option<String>>,
+    /// Who comes for the first time waits here.
+    door: Semaphore,
 }
 
 impl Told {
@@ -212,6 +216,7 @@ pub fn run(options: &VerifyOptions) -> Result<VerifyReport, LoadError> {
         errors: AtomicU64::new(0),
         connections: AtomicU64::new(0),
         first_error: Mutex::default(),
+        door: Semaphore::new(ARRIVING_AT_ONCE),
     });
     let (orders, _) = watch::channel(Order::Talk);
     let mut ledgers = BTreeMap::new();

@@ -98,6 +98,7 @@ impl Side {
             asked_page: None,
             page_again: false,
         };
+        let mut arrives = true;
         loop {
             let over = match *orders.borrow_and_update() {
                 Order::Talk => false,
@@ -115,7 +116,13 @@ impl Side {
                 timeout: OPEN_WITHIN,
                 max_frame: DEFAULT_MAX_FRAME,
             };
-            if let Ok(connection) = Connection::open(opening).await {
+            let opened = if std::mem::take(&mut arrives) {
+                let _place = self.told.door.acquire().await;
+                Connection::open(opening).await
+            } else {
+                Connection::open(opening).await
+            };
+            if let Ok(connection) = opened {
                 self.told.connected();
                 self.learn(&connection.welcome.nodes);
                 let ended = self.talk(connection, &mut orders, &mut course).await;
