@@ -15,6 +15,7 @@
 //! | [`reconnect`] | all come back at once |
 //! | [`beside`] | what people who talk notice of others who misbehave |
 //! | [`soak`] | users that come and go, for a long time |
+//! | `service` | a service of the application, which prepares what is measured |
 //! | [`series`] | what happened in each second |
 //! | [`fill`] | a data directory with many messages |
 //! | [`read`] | history, catching up and the list of conversations |
@@ -35,6 +36,7 @@ pub mod reconnect;
 pub mod report;
 pub mod send;
 pub mod series;
+mod service;
 pub mod soak;
 pub mod start;
 pub mod verify;

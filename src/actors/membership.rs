@@ -204,13 +204,13 @@ struct Moving {
 impl Moving {
     fn given(&mut self, shard: ShardId, now: Duration) {
         if let Some(since) = self.closed.remove(&shard) {
-            self.counted.given.observe((now - since).as_secs_f64());
+            self.counted.given.observe(now.saturating_sub(since).as_secs_f64());
         }
     }
 
     fn taken(&mut self, shard: ShardId, now: Duration) {
         if let Some(since) = self.free.remove(&shard) {
-            self.counted.taken.observe((now - since).as_secs_f64());
+            self.counted.taken.observe(now.saturating_sub(since).as_secs_f64());
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use convoke_client::{Client, ClientConfig, Start};
 use convoke_protocol::group::{GroupProfile, MAX_MEMBERS_PER_REQUEST};
-use convoke_protocol::id::{DeviceId, GroupId, UserId};
+use convoke_protocol::id::{GroupId, UserId};
 use convoke_protocol::request::Retry;
 use convoke_protocol::request::groups::{AddMembers, CreateGroup};
 use convoke_protocol::request::messages::{Direction, History, HistoryFrom};
@@ -20,7 +19,7 @@ use super::process::{Usage, used};
 use super::report::conditions::Conditions;
 use super::report::{Charts, Outcome, Progress, Row, Verdict};
 use super::series::Point;
-use crate::auth::Role;
+use super::service::Service;
 
 /// Logins under way at one time.
 const LOGINS_AT_ONCE: u32 = 200;
@@ -148,13 +147,8 @@ impl Outcome for GroupReport {
 
 /// Makes the group on the node; what is to be said to it.
 async fn make_group(options: &GroupOptions, run: &str, node: &Node) -> Result<Speaking, LoadError> {
-    let owner = UserId::new("bench-owner").expect("a valid name");
-    let token = node.key().sign(&owner, Role::Service, Duration::from_secs(3_600));
-    let addresses = node.tcp().iter().map(ToString::to_string).collect();
-    let mut config = ClientConfig::new(addresses, token, DeviceId::new("bench").expect("a valid name"));
-    config.start = Start::from_now();
-    let (client, mut events) = Client::connect(config).await?;
-    let reading = tokio::spawn(async move { while events.next().await.is_some() {} });
+    let service = Service::connect(node).await?;
+    let client = &service.client;
     let names: Vec<UserId> = (0..options.members).map(|number| user(run, number)).collect();
     let mut parts = names.chunks(MAX_MEMBERS_PER_REQUEST);
     let group = GroupId::new(&format!("bench-{run}")).expect("letters, digits and hyphens make an id");
@@ -177,9 +171,7 @@ async fn make_group(options: &GroupOptions, run: &str, node: &Node) -> Result<Sp
         limit: 1,
     };
     let base = client.history(last).await?.page.head.0;
-    // A server that does not answer notices by itself.
-    let _ = client.logout().await;
-    reading.abort();
+    service.leave().await;
     Ok(Speaking {
         group,
         conversation,

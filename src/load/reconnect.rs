@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use convoke_client::{Client, ClientConfig, Start};
-use convoke_protocol::id::{ConversationId, DeviceId, UserId};
+use convoke_protocol::id::ConversationId;
 use convoke_protocol::message::{Content, Priority};
 use convoke_protocol::request::Retry;
 use convoke_protocol::request::changes::SendAs;
@@ -20,7 +19,7 @@ use super::node::{Node, temporary_directory};
 use super::process::Usage;
 use super::report::conditions::Conditions;
 use super::report::{Charts, Outcome, Progress, Row, Verdict, rate};
-use crate::auth::Role;
+use super::service::Service;
 
 /// Messages of each conversation.
 const MESSAGES: u64 = 2;
@@ -143,16 +142,10 @@ fn rest(node: &Node, progress: &Progress) -> Result<Duration, LoadError> {
 
 /// Says something in the name of each user to the next on the ring. How many messages that are.
 async fn say(node: &Node, run: &str, users: u32) -> Result<u64, LoadError> {
-    let service = UserId::new("bench-service").expect("a valid name");
-    let token = node.key().sign(&service, Role::Service, Duration::from_secs(3_600));
-    let addresses = node.tcp().iter().map(ToString::to_string).collect();
-    let mut config = ClientConfig::new(addresses, token, DeviceId::new("bench").expect("a valid name"));
-    config.start = Start::from_now();
-    let (client, mut events) = Client::connect(config).await?;
-    let reading = tokio::spawn(async move { while events.next().await.is_some() {} });
+    let service = Service::connect(node).await?;
     let said = stream::iter(0..users).map(|n| {
         let (sender, next) = (user(run, n), user(run, (n + 1) % users));
-        client.call(SendAs {
+        service.client.call(SendAs {
             retry: Retry::first(),
             conversation: ConversationId::direct(&sender, &next),
             sender: Some(sender),
@@ -162,9 +155,7 @@ async fn say(node: &Node, run: &str, users: u32) -> Result<u64, LoadError> {
         })
     });
     let said = said.buffer_unordered(SAID_AT_ONCE).try_fold(0, async |said, _| Ok(said + 1)).await?;
-    // A server that does not answer notices by itself.
-    let _ = client.logout().await;
-    reading.abort();
+    service.leave().await;
     Ok(said)
 }
 

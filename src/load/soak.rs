@@ -9,7 +9,7 @@ mod user;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use convoke_client::{Client, ClientConfig, Start};
+use convoke_client::{ClientConfig, Start};
 use convoke_protocol::group::GroupProfile;
 use convoke_protocol::id::{ConversationId, DeviceId, GroupId, UserId};
 use convoke_protocol::request::Retry;
@@ -28,6 +28,7 @@ use super::process::Usage;
 use super::report::conditions::Conditions;
 use super::report::{Charts, Outcome, Progress, Row, Verdict, rate};
 use super::series::Point;
+use super::service::Service;
 use crate::auth::Role;
 
 /// Members of a small group.
@@ -154,8 +155,8 @@ fn places(run: &str, options: &SoakOptions) -> (Vec<Vec<Place>>, BTreeMap<GroupI
     (places.collect(), groups)
 }
 
-fn config(node: &Node, user: &UserId, role: Role) -> ClientConfig {
-    let token = node.key().sign(user, role, TOKEN_FOR);
+fn config(node: &Node, user: &UserId) -> ClientConfig {
+    let token = node.key().sign(user, Role::User, TOKEN_FOR);
     let addresses = node.tcp().iter().map(ToString::to_string).collect();
     let mut config = ClientConfig::new(addresses, token, DeviceId::new("soak").expect("a valid name"));
     config.start = Start::from_first();
@@ -164,11 +165,7 @@ fn config(node: &Node, user: &UserId, role: Role) -> ClientConfig {
 }
 
 async fn make_groups(node: &Node, groups: &BTreeMap<GroupId, Vec<UserId>>) -> Result<(), LoadError> {
-    let owner = UserId::new("bench-owner").expect("a valid name");
-    let mut config = config(node, &owner, Role::Service);
-    config.start = Start::from_now();
-    let (client, mut events) = Client::connect(config).await?;
-    let reading = tokio::spawn(async move { while events.next().await.is_some() {} });
+    let service = Service::connect(node).await?;
     for (group, members) in groups {
         let create = CreateGroup {
             retry: Retry::first(),
@@ -177,11 +174,9 @@ async fn make_groups(node: &Node, groups: &BTreeMap<GroupId, Vec<UserId>>) -> Re
             profile: GroupProfile::default(),
             members: members.clone(),
         };
-        client.call(create).await?;
+        service.client.call(create).await?;
     }
-    // A server that does not answer notices by itself.
-    let _ = client.logout().await;
-    reading.abort();
+    service.leave().await;
     Ok(())
 }
 
@@ -214,7 +209,7 @@ pub fn run(options: &SoakOptions) -> Result<SoakReport, LoadError> {
     let mut talkers = JoinSet::new();
     for (places, number) in places.into_iter().zip(0..) {
         let name = client::user(&run, number);
-        let talker = Talker::new(name.clone(), config(&node, &name, Role::User), places, options, began);
+        let talker = Talker::new(name.clone(), config(&node, &name), places, options, began);
         talkers.spawn_on(talker.run(orders.subscribe()), runtime.handle());
     }
     progress.say("talking");

@@ -16,14 +16,13 @@ use std::time::{Duration, Instant};
 
 use convoke_protocol::id::{ConversationId, UserId};
 use fjall::{UserKey, UserValue};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::database::{Rows, bad_key, read_error};
 use super::keys;
 use crate::storage::{Epoch, ReadError};
 
 /// After so many conversations a period ends early: they are remembered for as long as it lasts.
-const PERIOD_CONVERSATIONS: usize = 65_536;
+const PERIOD_CONVERSATIONS: usize = 16_384;
 
 /// Lives that are remembered: a token of an older one is not known any more.
 const LIVES: usize = 128;
@@ -147,7 +146,7 @@ impl Changes {
 pub(super) struct Dating {
     period: Duration,
     began: Instant,
-    dated: HashSet<u64>,
+    dated: HashSet<ConversationId>,
 }
 
 impl Dating {
@@ -168,9 +167,10 @@ impl Dating {
 
     /// The entries to write because of a change of a conversation: none if it was dated in this period.
     pub(super) fn entries(&mut self, conversation: &ConversationId) -> Vec<UserKey> {
-        if !self.dated.insert(xxh3_64(conversation.as_str().as_bytes())) {
+        if self.dated.contains(conversation) {
             return Vec::new();
         }
+        self.dated.insert(conversation.clone());
         conversation.direct_users().iter().map(|user| keys::list(user, conversation)).collect()
     }
 }
