@@ -37,6 +37,8 @@ const HEAVY_BYTES: usize = 8 << 10;
 const HEAVY_EVERY: Duration = Duration::from_millis(20);
 /// Requests of the flood without an answer: as many as a session may have.
 const FLOOD_IN_FLIGHT: usize = 64;
+/// How fast those of the storm come back: as many in a second as a node's share of a cluster that lost one of its nodes.
+const STORM_LOGINS_PER_S: f64 = 1_000.0;
 /// Logins of the storm under way at one time.
 const STORM_AT_ONCE: u32 = 100;
 
@@ -229,7 +231,7 @@ impl Disturbance {
             connections,
             websocket: false,
             logins_at_once: STORM_AT_ONCE,
-            logins_per_s: None,
+            logins_per_s: Some(STORM_LOGINS_PER_S),
             catching_up: CatchingUp::All,
             speaking: None,
         };

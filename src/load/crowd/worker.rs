@@ -214,6 +214,7 @@ impl Worker {
                 say(&Lost {})?;
             }
             Order::Return => {
+                self.arrivals = self.task.logins_per_s.map(|per_s| Schedule::new(self.now_us, per_s, 0.0));
                 self.arrived = Arrived::default();
                 (self.began_us, self.last_login_us) = (self.now_us, self.now_us);
                 self.phase = Phase::Arriving;
