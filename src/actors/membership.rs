@@ -344,6 +344,9 @@ impl Actor for MembershipActor {
         state.take(&myself, input);
         if shows_peers {
             state.show_peers();
+            // Somebody else is to serve those now: how long it takes is not this node's to count.
+            let core = &state.core;
+            state.moving.free.retain(|shard, _| core.wants(*shard));
         }
         if state.draining && state.core.is_drained() && !state.leaving {
             state.leave(&myself);

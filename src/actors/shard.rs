@@ -422,7 +422,7 @@ impl Conversations {
         self.0.active.iter().map(|entry| entry.value().activity().memory_bytes).sum()
     }
 
-    /// Bytes that a conversation holds, about; `None` if it is not active.
+    /// What a conversation holds, and who listens; `None` if it is not active.
     pub fn activity(&self, conversation: &ConversationId) -> Option<Activity> {
         self.0.active.get(conversation).map(|handle| handle.activity())
     }

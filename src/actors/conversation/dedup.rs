@@ -58,6 +58,11 @@ struct Entry {
     place: Place,
 }
 
+/// The entry with this number, which is there.
+fn entry(committed: &VecDeque<Entry>, first: u32, number: u32) -> &Entry {
+    &committed[number.wrapping_sub(first) as usize]
+}
+
 /// Nanoseconds of the monotonic clock: half of what a [`Duration`] takes.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
@@ -121,7 +126,7 @@ impl DedupWindow {
     }
 
     fn entry(&self, number: u32) -> &Entry {
-        &self.committed[number.wrapping_sub(self.first) as usize]
+        entry(&self.committed, self.first, number)
     }
 
     /// Notes that a send is on its way.
@@ -143,7 +148,7 @@ impl DedupWindow {
         let number = self.first.wrapping_add(self.committed.len() as u32);
         self.committed.push_back(Entry { since: nanos(now), key, place });
         let Self { committed, first, by_key, hashing, .. } = self;
-        let key_of = |number: &u32| &committed[number.wrapping_sub(*first) as usize].key;
+        let key_of = |number: &u32| &entry(committed, *first, *number).key;
         let same = |other: &u32| key_of(other) == key_of(&number);
         match by_key.entry(hash, same, |number| hashing.hash_one(key_of(number))) {
             // Two rows of one send: only a log that was written by no owner has them. The later one counts.
@@ -174,9 +179,7 @@ impl DedupWindow {
         if self.committed.capacity() > 1024 && self.committed.len() * 8 < self.committed.capacity() {
             self.committed.shrink_to_fit();
             let Self { committed, first, by_key, hashing, .. } = self;
-            by_key.shrink_to_fit(|number| {
-                hashing.hash_one(&committed[number.wrapping_sub(*first) as usize].key)
-            });
+            by_key.shrink_to_fit(|number| hashing.hash_one(&entry(committed, *first, *number).key));
         }
     }
 

@@ -86,16 +86,13 @@ impl Shared {
         {
             // What most appends are when there is no hurry: one request.
             let value = values::encode_row(row);
-            let row = (id, bucket_of(row.seq), bigint(row.seq.0), value.as_slice(), stamp);
-            let statements = [&cql.statements.put_row, &cql.statements.put_mark];
-            return cql.write_both(statements, (row, mark_values(user, conversation, *mark))).await;
+            let values = (row_values(id, row.seq, &value, stamp), mark_values(user, conversation, *mark));
+            return cql.write_both([&cql.statements.put_row, &cql.statements.put_mark], values).await;
         }
         let log = async {
             for batch in batches(rows) {
-                let values: Vec<_> = batch
-                    .iter()
-                    .map(|(row, value)| (id, bucket_of(row.seq), bigint(row.seq.0), value.as_slice(), stamp))
-                    .collect();
+                let values: Vec<_> =
+                    batch.iter().map(|(row, value)| row_values(id, row.seq, value, stamp)).collect();
                 cql.write_all(&cql.statements.put_row, &values).await?;
             }
             Ok(())
@@ -109,6 +106,11 @@ impl Shared {
         });
         try_join(log, try_join(try_join_all(uncounted), try_join_all(marks))).await.map(drop)
     }
+}
+
+/// What `put_row` takes.
+fn row_values<'a>(id: &'a str, seq: Seq, value: &'a [u8], stamp: i64) -> (&'a str, i64, i64, &'a [u8], i64) {
+    (id, bucket_of(seq), bigint(seq.0), value, stamp)
 }
 
 /// Rows with their values, in batches of one partition each.
