@@ -7,6 +7,7 @@
 mod user;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use convoke_client::{ClientConfig, Start};
@@ -14,11 +15,12 @@ use convoke_protocol::group::GroupProfile;
 use convoke_protocol::id::{ConversationId, DeviceId, GroupId, UserId};
 use convoke_protocol::request::Retry;
 use convoke_protocol::request::groups::CreateGroup;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::user::{Done, Order, Place, Talker};
+use self::user::{Done, Order, Place, Talker, Times};
 use super::LoadError;
 use super::client;
 use super::crowd::Shape;
@@ -55,6 +57,12 @@ pub struct SoakOptions {
     pub stay: Duration,
     /// How long they talk.
     pub measured: Duration,
+}
+
+impl SoakOptions {
+    fn grown_by_then(&self) -> Duration {
+        GROWN_BY_THEN.min(self.measured / 5)
+    }
 }
 
 /// What was found.
@@ -206,14 +214,15 @@ pub fn run(options: &SoakOptions) -> Result<SoakReport, LoadError> {
 
     let (orders, _) = watch::channel(Order::Talk);
     let began = Instant::now();
+    let times = Arc::<Mutex<Times>>::default();
     let mut talkers = JoinSet::new();
     for (places, number) in places.into_iter().zip(0..) {
         let name = client::user(&run, number);
-        let talker = Talker::new(name.clone(), config(&node, &name), places, options, began);
+        let talker = Talker::new(name.clone(), config(&node, &name), places, options, began, times.clone());
         talkers.spawn_on(talker.run(orders.subscribe()), runtime.handle());
     }
     progress.say("talking");
-    let early = GROWN_BY_THEN.min(options.measured / 5);
+    let early = options.grown_by_then();
     let begin = node.sample()?;
     progress.wait(early);
     let early_sample = node.sample()?;
@@ -232,21 +241,22 @@ pub fn run(options: &SoakOptions) -> Result<SoakReport, LoadError> {
     node.stop()?;
     let rss = (early_sample.as_ref().map(|one| one.rss_bytes()), late.as_ref().map(|one| one.rss_bytes()));
     let server = late.zip(begin).and_then(|(after, before)| after.since(&before));
-    Ok(conclude(options, conditions, done, &groups, early, rss, server))
+    let times = times.lock();
+    Ok(conclude(options, conditions, done, &times, &groups, rss, server))
 }
 
 fn conclude(
     options: &SoakOptions,
     conditions: Conditions,
     done: Done,
+    times: &Times,
     groups: &BTreeMap<GroupId, Vec<UserId>>,
-    early: Duration,
     rss: (Option<u64>, Option<u64>),
     server: Option<Usage>,
 ) -> SoakReport {
     let expected = done.acked.iter().map(|(id, acked)| acked * audience(id, groups)).sum::<u64>();
     let sent = done.acked.values().sum::<u64>();
-    let points = done.series.points();
+    let points = times.series.points();
     #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
     let growth = |early: u64, late: u64| 100.0 * (late as f64 - early as f64) / early as f64;
     // A message without an answer may have been said: whoever heard it heard nothing that was not sent.
@@ -265,9 +275,9 @@ fn conclude(
         refused: done.refused,
         first_refusal: done.first_refusal,
         acked_per_s: rate(sent, options.measured),
-        ack_ms: done.ack.percentiles(),
+        ack_ms: times.ack.percentiles(),
         server,
-        rss_early_s: early.as_secs_f64(),
+        rss_early_s: options.grown_by_then().as_secs_f64(),
         rss_early_bytes: rss.0,
         rss_late_bytes: rss.1,
         rss_growth_percent: rss.0.zip(rss.1).map(|(early, late)| growth(early, late)),
@@ -280,7 +290,7 @@ fn conclude(
         charts: Charts {
             unit: "acked messages",
             points: points.clone(),
-            curves: vec![("ack", done.ack.curve())],
+            curves: vec![("ack", times.ack.curve())],
         },
         series: points,
     }
