@@ -12,7 +12,8 @@
 //! The end of the stream and a broken socket lead from anywhere to the end, with `DISCONNECTED`.
 //!
 //! # Fairness
-//! After [`MAX_FRAMES_PER_TURN`] frames or reads the task lets others run.
+//! After [`MAX_FRAMES_PER_TURN`] frames or reads the task lets others run. Of a crowd that is lost in one moment
+//! [`ENDINGS_AT_ONCE`] end at a time.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::framing::Framing;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::actors::session::egress::{Egress, EgressState, SocketWriter};
@@ -44,6 +46,11 @@ pub const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// that has unread bytes would take back what it was sent last, the reason among it.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
+
+/// Connections that end at one time. The others of a crowd that is lost in one moment wait for their turn, so that nobody who
+/// is alive waits behind them all. Not for longer than that: whoever comes back should not find the old session still there.
+const ENDINGS_AT_ONCE: usize = 8;
+static ENDINGS: Semaphore = Semaphore::const_new(ENDINGS_AT_ONCE);
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +143,13 @@ pub(crate) async fn serve<S: Socket, E: Engine>(
 ) {
     let mut connection = Connection::open(socket, engine, peer, framing, first);
     let reason = connection.run().await;
+    let turn = ENDINGS.acquire().await;
     connection.over(reason);
     let socket = Arc::clone(&connection.socket);
     drop(connection);
+    // What it told others to do is in their queues: done before the next may add to them.
+    tokio::task::yield_now().await;
+    drop(turn);
     if reason != ErrorCode::DISCONNECTED {
         Box::pin(linger(&*socket)).await;
     }

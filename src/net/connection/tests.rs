@@ -144,3 +144,31 @@ fn the_task_of_a_connection_is_small() {
     let size = size_of_made(serve_future);
     assert!(size <= 1_024, "the future of a connection has {size} bytes");
 }
+
+/// Who is alive is let in between those who end, however many lose their connections in one moment.
+#[tokio::test]
+async fn a_crowd_that_is_lost_at_once_ends_a_few_at_a_time() {
+    const CROWD: usize = 200;
+    let (engine, _reasons) = EchoEngine::new(EchoConfig::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..CROWD {
+        let (client, accepted) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (stream, peer) = accepted.unwrap();
+        let (socket, echo) = (Arc::new(TcpSocket::new(stream)), Arc::new(Echo(Arc::clone(&engine))));
+        tokio::spawn(serve_future(socket, echo, PeerInfo { address: peer, tls: false }));
+        clients.push(client.unwrap());
+    }
+    while engine.open.load(Relaxed) < CROWD as u32 {
+        tokio::task::yield_now().await;
+    }
+    drop(clients);
+    let mut open = CROWD as u32;
+    while open > 0 {
+        tokio::task::yield_now().await;
+        let left = engine.open.load(Relaxed);
+        assert!(open - left <= 2 * ENDINGS_AT_ONCE as u32, "{} ended in one turn", open - left);
+        open = left;
+    }
+}
