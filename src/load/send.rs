@@ -92,8 +92,10 @@ pub struct SendReport {
     /// Sends that were answered with an error, and the first of these errors. They count as lost.
     pub refused: u64,
     pub first_refusal: Option<String>,
-    /// How often the server left out pushes of a conversation.
+    /// How often the server left out pushes of a conversation; they are pulled.
     pub lagged: u64,
+    /// How often a connection was lost and came back, to the same node or another.
+    pub returned: u64,
     /// With a rate: messages whose time came and that were not sent, because too many were in flight.
     pub unsent: u64,
     #[serde(flatten)]
@@ -137,6 +139,11 @@ impl Outcome for SendReport {
 
     fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let returned = format!("{} times a connection was lost and came back", self.returned);
+        (self.returned > 0).then_some(returned).into_iter().collect()
     }
 
     fn charts(&self) -> Charts {
@@ -212,6 +219,7 @@ pub fn run(options: SendOptions) -> Result<SendReport, LoadError> {
         refused: findings.refused,
         first_refusal: findings.first_refusal,
         lagged: findings.lagged,
+        returned: findings.returned,
         unsent: findings.unsent,
         verdict: findings.verdict,
         charts: Charts {

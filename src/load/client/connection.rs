@@ -10,9 +10,13 @@ use convoke_protocol::id::UserId;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::SideId;
+use super::wire::CLIENT_ID_BYTES;
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long, when it is made again: it holds up the others of its thread.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// The most sends without an answer on one connection: what the server itself allows.
 pub const MAX_IN_FLIGHT: u32 = 64;
@@ -33,21 +37,39 @@ pub(in crate::load) enum Stage {
     Syncing,
     /// It sends and is pushed to.
     Live,
+    /// It is live again, and what it missed is not read to the end yet.
+    CatchingUp,
+    /// It was lost, and is to be made again.
+    Away,
 }
 
 /// A send that has no answer yet.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::load) struct Flight {
-    request_id: u64,
+    pub(in crate::load) request_id: u64,
     /// Which side sent it.
     pub(in crate::load) side: SideId,
     /// Which of that side's sends it is.
     pub(in crate::load) counter: u32,
     /// When it was to be sent.
     pub(in crate::load) intended_us: u64,
+    /// What makes it the same send when it is sent again.
+    pub(in crate::load) client_id: [u8; CLIENT_ID_BYTES],
+    /// When it was sent first.
+    pub(in crate::load) since_us: u64,
+    /// How often it was sent.
+    pub(in crate::load) attempts: u32,
 }
 
-const NO_FLIGHT: Flight = Flight { request_id: 0, side: SideId(0), counter: 0, intended_us: 0 };
+const NO_FLIGHT: Flight = Flight {
+    request_id: 0,
+    side: SideId(0),
+    counter: 0,
+    intended_us: 0,
+    client_id: [0; CLIENT_ID_BYTES],
+    since_us: 0,
+    attempts: 0,
+};
 
 /// A send that waits for a place among those in flight.
 #[derive(Debug, Clone, Copy)]
@@ -92,13 +114,6 @@ impl Connection {
         from: Option<Ipv4Addr>,
         sides: Vec<SideId>,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-        if let Some(from) = from {
-            socket.bind(&SocketAddr::from((IpAddr::V4(from), 0)).into())?;
-        }
-        socket.connect_timeout(&to.into(), CONNECT_WITHIN)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_nonblocking(true)?;
         Ok(Self {
             user,
             stage: Stage::Greeting,
@@ -109,13 +124,46 @@ impl Connection {
             acked_pushes: 0,
             moved: Vec::new(),
             asked_us: 0,
-            stream: socket.into(),
+            stream: dial(to, from, CONNECT_WITHIN)?,
             rest: Vec::new(),
             unwritten: Vec::new(),
             flights: Vec::new(),
             free: 0,
             requests: 0,
         })
+    }
+
+    /// Connects again, as the same user; what has no answer keeps its place.
+    pub(in crate::load) fn open_again(&mut self, to: SocketAddr, from: Option<Ipv4Addr>) -> io::Result<()> {
+        self.stream = dial(to, from, RECONNECT_WITHIN)?;
+        self.stage = Stage::Greeting;
+        self.rest.clear();
+        self.unwritten.clear();
+        self.moved.clear();
+        (self.pushes, self.acked_pushes) = (0, 0);
+        Ok(())
+    }
+
+    /// Whether it was live once.
+    pub(in crate::load) fn was_live(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// The sends that have no answer, under new request ids, in the order in which each side sent them.
+    pub(in crate::load) fn depart_again(&mut self) -> Vec<Flight> {
+        for place in 0..u32::try_from(self.flights.len()).unwrap_or(0) {
+            if self.free & (1 << place) == 0 {
+                let request_id = self.request_id(place);
+                let flight = &mut self.flights[place as usize];
+                flight.request_id = request_id;
+                flight.attempts += 1;
+            }
+        }
+        let free = self.free;
+        let places = self.flights.iter().enumerate().filter(|(place, _)| free & (1 << place) == 0);
+        let mut again: Vec<_> = places.map(|(_, flight)| *flight).collect();
+        again.sort_by_key(|flight| (flight.side.0, flight.counter));
+        again
     }
 
     /// From now on it may have so many sends in flight.
@@ -142,12 +190,19 @@ impl Connection {
     }
 
     /// Takes a place for a send; its request id.
-    pub(in crate::load) fn depart(&mut self, due: Due, counter: u32) -> u64 {
+    pub(in crate::load) fn depart(
+        &mut self,
+        due: Due,
+        counter: u32,
+        client_id: [u8; CLIENT_ID_BYTES],
+        now_us: u64,
+    ) -> u64 {
         let place = self.free.trailing_zeros();
         self.free &= self.free - 1;
         let request_id = self.request_id(place);
+        let Due { side, intended_us } = due;
         self.flights[place as usize] =
-            Flight { request_id, side: due.side, counter, intended_us: due.intended_us };
+            Flight { request_id, side, counter, intended_us, client_id, since_us: now_us, attempts: 1 };
         request_id
     }
 
@@ -227,6 +282,17 @@ impl Connection {
     }
 }
 
+fn dial(to: SocketAddr, from: Option<Ipv4Addr>, within: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::from((IpAddr::V4(from), 0)).into())?;
+    }
+    socket.connect_timeout(&to.into(), within)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 /// Writes until all is taken or the socket takes no more: only then it says when it does again.
 fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut taken = 0;
@@ -266,7 +332,8 @@ mod tests {
                 let mut flying = Vec::new();
                 while connection.may_send() {
                     let due = Due { side: connection.take_turn(), intended_us: round };
-                    flying.push((connection.depart(due, flying.len() as u32), due, flying.len() as u32));
+                    let counter = flying.len() as u32;
+                    flying.push((connection.depart(due, counter, [7; 16], round), due, counter));
                     assert!(ids.insert(connection.other_request_id()));
                 }
                 assert_eq!(flying.len(), in_flight as usize);
@@ -279,5 +346,27 @@ mod tests {
                 assert!(connection.arrive(0).is_none() && connection.arrive(u64::MAX).is_none());
             }
         }
+    }
+
+    #[test]
+    fn what_has_no_answer_is_sent_again_in_its_order() {
+        let mut connection = live(4);
+        let old: Vec<_> = [(SideId(3), 1), (SideId(0), 1), (SideId(0), 2), (SideId(3), 2)]
+            .into_iter()
+            .map(|(side, counter)| {
+                connection.depart(Due { side, intended_us: 5 }, counter, [counter as u8; 16], 6)
+            })
+            .collect();
+        connection.arrive(old[1]).unwrap();
+        let again = connection.depart_again();
+        let names: Vec<_> =
+            again.iter().map(|flight| (flight.side.0, flight.counter, flight.attempts)).collect();
+        assert_eq!(names, [(0, 2, 2), (3, 1, 2), (3, 2, 2)]);
+        assert!(connection.arrive(old[0]).is_none(), "an answer to the first attempt");
+        for flight in &again {
+            let arrived = connection.arrive(flight.request_id).unwrap();
+            assert_eq!((arrived.client_id, arrived.since_us), ([flight.counter as u8; 16], 6));
+        }
+        assert!(connection.depart_again().is_empty());
     }
 }

@@ -44,6 +44,11 @@ impl Seen {
         true
     }
 
+    /// Whether the number was seen.
+    pub(in crate::load) fn contains(&self, number: u64) -> bool {
+        number <= self.upto || self.above.iter().any(|(first, last)| (*first..=*last).contains(&number))
+    }
+
     pub(in crate::load) fn highest(&self) -> u64 {
         self.above.last().map_or(self.upto, |(_, last)| *last)
     }
@@ -66,6 +71,7 @@ mod tests {
         fn seen_is_a_set_of_numbers(numbers in proptest::collection::vec(1_u64..60, 0..120)) {
             let (mut seen, mut set) = (Seen::default(), std::collections::BTreeSet::new());
             for number in numbers {
+                prop_assert_eq!(seen.contains(number), set.contains(&number));
                 prop_assert_eq!(seen.insert(number), set.insert(number));
                 prop_assert!(seen.above.windows(2).all(|two| two[0].1 + 1 < two[1].0));
                 prop_assert!(seen.above.first().is_none_or(|(first, _)| *first > seen.upto + 1));

@@ -2,6 +2,7 @@
 //! shares the machine with the server, and what it spends the server cannot have.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use convoke_protocol::codec::{self, CodecError};
@@ -23,10 +24,12 @@ pub(in crate::load) mod type_number {
     pub(in crate::load) const WELCOME: u16 = 101;
     pub(in crate::load) const LOGGED_IN: u16 = 102;
     pub(in crate::load) const SENT: u16 = 105;
+    pub(in crate::load) const PULLED: u16 = 106;
     pub(in crate::load) const PUSH: u16 = 200;
     pub(in crate::load) const LAGGED: u16 = 201;
     pub(in crate::load) const GO_AWAY: u16 = 202;
     pub(in crate::load) const KICKED: u16 = 203;
+    pub(in crate::load) const NODES_CHANGED: u16 = 204;
     pub(in crate::load) const SYNCED_SINCE: u16 = 153;
 }
 
@@ -56,7 +59,7 @@ impl Stamp {
         bytes
     }
 
-    fn decode(body: &[u8]) -> Option<Self> {
+    pub(in crate::load) fn decode(body: &[u8]) -> Option<Self> {
         let (intended, rest) = body.split_first_chunk()?;
         let (side, rest) = rest.split_first_chunk()?;
         let (counter, _) = rest.split_first_chunk()?;
@@ -76,27 +79,31 @@ pub(in crate::load) struct Tail(Box<[u8]>);
 #[derive(Debug)]
 pub(in crate::load) struct Opening(Box<[u8]>);
 
-/// A send whose body is `length` bytes, as the protocol's codec writes it, and where in it the message's body begins.
-fn example(target: Target, length: usize) -> (Vec<u8>, usize) {
-    let send = Send {
-        retry: Retry { client_id: ClientId(Uuid::nil()), attempt: 1, age_ms: 0 },
+fn send(retry: Retry, target: Target, body: Vec<u8>) -> Send {
+    Send {
+        retry,
         target,
         content: Content {
             content_type: ContentType::new("application/octet-stream").expect("it is one"),
-            body: Bytes::from(vec![FILLER; length]),
+            body: Bytes::from(body),
         },
         reply_to: None,
         previous: None,
         priority: Priority::NORMAL,
-    };
-    let bytes = codec::encode(&send);
+    }
+}
+
+/// A send whose body is `length` bytes, as the protocol's codec writes it, and where in it the message's body begins.
+fn example(target: Target, length: usize) -> (Vec<u8>, usize) {
+    let retry = Retry { client_id: ClientId(Uuid::nil()), attempt: 1, age_ms: 0 };
+    let bytes = codec::encode(&send(retry, target, vec![FILLER; length]));
     // Behind the body are the two absent numbers and the priority, a byte each.
     let begins = bytes.len() - length - 3;
     (bytes, begins)
 }
 
 const FILLER: u8 = b'.';
-const CLIENT_ID_BYTES: usize = 16;
+pub(in crate::load) const CLIENT_ID_BYTES: usize = 16;
 
 impl Tail {
     /// For messages of so many bytes.
@@ -150,6 +157,21 @@ pub(in crate::load) fn put_send(
     out.extend_from_slice(&single.stamp.encode());
     out.extend_from_slice(&tail.0);
     finish(out, framing, begin);
+}
+
+/// A `Send` that was written before, as it is written again: so often, so long after the first time.
+pub(in crate::load) fn again(
+    single: Single,
+    attempt: u32,
+    age: Duration,
+    target: Target,
+    body_bytes: usize,
+) -> Send {
+    let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    let client_id = ClientId(Uuid::from_bytes(single.client_id));
+    let mut body = vec![FILLER; body_bytes];
+    body[..STAMP_BYTES].copy_from_slice(&single.stamp.encode());
+    send(Retry { client_id, attempt, age_ms }, target, body)
 }
 
 /// Writes any request, framed.

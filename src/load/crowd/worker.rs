@@ -427,10 +427,10 @@ impl Worker {
                 None => Some(Due { side: connection.take_turn(), intended_us: self.now_us }),
             };
             let Some(due) = due else { return };
-            let request_id = connection.depart(due, 0);
+            let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
+            let request_id = connection.depart(due, 0, client_id, self.now_us);
             connection.asked_us = self.now_us;
             self.in_flight += 1;
-            let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
             let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter: 0 };
             let single = Single { request_id, client_id, stamp };
             wire::put_send(&mut self.out, self.framing, single, &words.opening, &words.tail);

@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use convoke_protocol::error_code::{ErrorCode, RequestError};
-use convoke_protocol::event::{Kicked, Push};
+use convoke_protocol::event::{GoAway, Kicked, Lagged, Push};
 use convoke_protocol::frame::{Answer, Codec, Event, Request};
 use convoke_protocol::framing::Framing;
-use convoke_protocol::id::{ConversationId, DeviceId, MessageId, Seq, SessionId, Timestamp, UserId};
+use convoke_protocol::id::{
+    ClientId, ConversationId, DeviceId, MessageId, Seq, SessionId, Timestamp, UserId,
+};
 use convoke_protocol::message::{Message, MessageKind};
-use convoke_protocol::request::messages::{Acked, Send, Sent};
+use convoke_protocol::request::messages::{Acked, Page, PullRange, Pulled, Send, Sent};
 use convoke_protocol::request::session::{HeartbeatAnswer, Limits, LoggedIn, Welcome};
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
@@ -33,6 +35,12 @@ pub(super) enum Fault {
     Refused,
     PushToAnother,
     Kicked,
+    /// All are told to go, before the message is answered or pushed.
+    GoAway,
+    /// Nobody is told anything: all connections are closed.
+    Closes,
+    /// The push is left out, and the user is told so.
+    Lagged,
 }
 
 /// Which message it goes wrong with, of all that are sent.
@@ -42,6 +50,8 @@ pub(super) const FAULTY_MESSAGE: u64 = 40;
 struct State {
     users: HashMap<UserId, (TcpStream, u64)>,
     heads: HashMap<ConversationId, u64>,
+    logs: HashMap<ConversationId, Vec<Message>>,
+    answered: HashMap<ClientId, Sent>,
     messages: u64,
     late: Option<(UserId, Vec<u8>)>,
     complaints: Vec<String>,
@@ -98,6 +108,11 @@ impl FakeServer {
         self.shared.state.lock().messages
     }
 
+    /// How many different messages came.
+    pub(super) fn different(&self) -> u64 {
+        self.shared.state.lock().answered.len() as u64
+    }
+
     pub(super) fn acks(&self) -> u64 {
         self.shared.state.lock().acks
     }
@@ -145,6 +160,10 @@ impl Shared {
                     self.progress.notify_all();
                     continue;
                 }
+                Request::Pull(pull) => {
+                    let pages = pull.ranges.iter().map(|range| page(&state, range)).collect();
+                    Pulled { pages }.into()
+                }
                 other => {
                     state.complaints.push(format!("{other:?}"));
                     continue;
@@ -155,6 +174,12 @@ impl Shared {
     }
 
     fn message(&self, state: &mut State, sender: &UserId, id: u64, send: Send) {
+        if let Some(sent) = state.answered.get(&send.retry.client_id).cloned() {
+            if send.retry.attempt < 2 {
+                state.complaints.push(format!("{:?} is not new", send.retry));
+            }
+            return to_user(state, sender, &Answer::Sent(sent).encode(Codec::Bincode, id));
+        }
         state.messages += 1;
         let faulty = |fault| self.fault == fault && state.messages == FAULTY_MESSAGE;
         if faulty(Fault::Refused) {
@@ -168,6 +193,8 @@ impl Shared {
         let (no_push, push_twice, push_late) =
             (faulty(Fault::NoPush), faulty(Fault::PushTwice), faulty(Fault::PushLate));
         let (no_answer, answer_twice) = (faulty(Fault::NoAnswer), faulty(Fault::AnswerTwice));
+        let (go_away, closes) = (faulty(Fault::GoAway), faulty(Fault::Closes));
+        let lagged = faulty(Fault::Lagged);
         let (left_out, to_another) = (faulty(Fault::SeqLeftOut), faulty(Fault::PushToAnother));
 
         let conversation = send.target.conversation(sender);
@@ -179,7 +206,21 @@ impl Shared {
             message_id: MessageId(Uuid::now_v7()),
             time: Timestamp(1_700_000_000_000),
         };
-        let push = push_of(&sent, sender, send).encode(Codec::Bincode, 0);
+        state.answered.insert(send.retry.client_id, sent.clone());
+        let push = push_of(&sent, sender, send);
+        if let Event::Push(push) = &push {
+            state.logs.entry(conversation.clone()).or_default().push(push.message.clone());
+        }
+        if go_away || closes {
+            return leave(state, go_away);
+        }
+        if lagged {
+            let peer = conversation.peer_of(sender).expect("it is the sender's");
+            let event = Lagged { conversation: conversation.clone(), head: sent.seq, shed: 1 };
+            to_user(state, &peer, &Event::Lagged(event).encode(Codec::Bincode, 0));
+            return to_user(state, sender, &Answer::Sent(sent).encode(Codec::Bincode, id));
+        }
+        let push = push.encode(Codec::Bincode, 0);
         let answer = Answer::Sent(sent).encode(Codec::Bincode, id);
         for _ in 0..u32::from(!no_answer) + u32::from(answer_twice) {
             to_user(state, sender, &answer);
@@ -202,6 +243,29 @@ impl Shared {
             state.users.get_mut(&peer).expect("logged in").1 += 1;
         }
     }
+}
+
+/// All connections end.
+fn leave(state: &mut State, told: bool) {
+    let go_away = GoAway { reason: ErrorCode::BUSY, retry_after_ms: 5, nodes: Vec::new() };
+    let frame = Event::GoAway(go_away).encode(Codec::Bincode, 0);
+    for (stream, _) in state.users.values_mut() {
+        if told {
+            write(stream, &frame);
+        }
+        // One that has gone already has nothing to be shut.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Two messages at a time, so that there is more than one page.
+fn page(state: &State, range: &PullRange) -> Page {
+    let head = Seq(state.heads.get(&range.conversation).copied().unwrap_or(0));
+    let log = state.logs.get(&range.conversation).map_or(&[][..], |log| log);
+    let mut wanted = log.iter().filter(|message| (range.from..=range.to).contains(&message.seq)).cloned();
+    let messages: Vec<_> = wanted.by_ref().take(2).collect();
+    let next = wanted.next().map(|message| message.seq);
+    Page { conversation: range.conversation.clone(), messages, first: Seq(1), head, next, error: None }
 }
 
 fn push_of(sent: &Sent, sender: &UserId, send: Send) -> Event {

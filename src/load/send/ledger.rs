@@ -51,6 +51,8 @@ impl Rising {
 #[derive(Debug, Default)]
 struct Side {
     sent: u32,
+    /// Of its sends up to this one some were sent twice: a later one may have been carried out before.
+    repeated: u32,
     acked: u32,
     acks: Rising,
     acks_digest: u64,
@@ -86,13 +88,24 @@ impl Ledger {
         side.sent
     }
 
+    /// What the side sent so far may be sent again.
+    pub(super) fn repeats(&mut self, side: SideId) {
+        let side = &mut self.sides[side.index()];
+        side.repeated = side.sent;
+    }
+
+    /// Whether this side has the message with this number.
+    pub(super) fn knows(&self, side: SideId, seq: u64) -> bool {
+        self.sides[side.index()].seen.contains(seq)
+    }
+
     /// A side's send was acknowledged. (That it was asked and not yet answered, the caller knows from the request.)
     pub(super) fn acked(&mut self, side: SideId, message: Numbered) {
         self.acked += 1;
         let side = &mut self.sides[side.index()];
         side.acked += 1;
         side.acks_digest = side.acks_digest.wrapping_add(message.digest());
-        let rises = side.acks.take(message);
+        let rises = side.acks.take(message) || message.counter <= side.repeated;
         if !side.seen.insert(message.seq) {
             side.found.duplicated += 1;
         } else if !rises {
@@ -107,8 +120,9 @@ impl Ledger {
 
     /// A message of the other side was pushed to this side.
     pub(super) fn pushed(&mut self, side: SideId, message: Numbered) {
+        let repeated = self.sides[side.other().index()].repeated;
         let side = &mut self.sides[side.index()];
-        let rises = side.pushes.take(message);
+        let rises = side.pushes.take(message) || message.counter <= repeated;
         if !side.seen.insert(message.seq) {
             side.found.duplicated += 1;
             return;

@@ -110,6 +110,8 @@ pub(super) struct Findings {
     pub(super) first_refusal: Option<String>,
     /// How often the server left out pushes.
     pub(super) lagged: u64,
+    /// How often a connection was lost and came back.
+    pub(super) returned: u64,
     /// Messages whose time came and that were not sent, because too many were in flight.
     pub(super) unsent: u64,
 }
@@ -127,6 +129,7 @@ impl Findings {
         self.refused += other.refused;
         self.first_refusal = self.first_refusal.take().or(other.first_refusal);
         self.lagged += other.lagged;
+        self.returned += other.returned;
         self.unsent += other.unsent;
     }
 }

@@ -136,3 +136,20 @@ fn what_no_server_may_do_ends_it() {
         assert!(error.contains("the connection of bench-test-") && error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn connections_that_are_lost_come_back_and_miss_nothing() {
+    for (fault, returns, lagged) in
+        [(Fault::GoAway, true, 0), (Fault::Closes, true, 0), (Fault::Lagged, false, 1)]
+    {
+        for shape in [SMALL, Shape { rate: Some(5_000.0), threads: 2, ..SMALL }] {
+            let server = FakeServer::start(fault);
+            let found = run(&server, &shape).unwrap();
+            assert!(found.verdict.is_clean(), "{fault:?}: {}", found.verdict);
+            assert_eq!(server.complaints(), Vec::<String>::new(), "{fault:?}");
+            assert_eq!((found.acked_in_all, found.refused), (server.different(), 0), "{fault:?}");
+            let all = if returns { u64::from(shape.connections) } else { 0 };
+            assert_eq!((found.returned, found.lagged), (all, lagged), "{fault:?}");
+        }
+    }
+}

@@ -1,12 +1,14 @@
 //! One thread of the load generator: all its connections behind one epoll, one buffer to read into and one to write
 //! from. A message costs it one read for the answer and one for the push, one write, and no wake-up of another thread.
 
+mod following;
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use convoke_protocol::codec;
 use convoke_protocol::error_code::RequestError;
-use convoke_protocol::event::{GoAway, Kicked};
+use convoke_protocol::event::Kicked;
 use convoke_protocol::frame::{RawFrame, Request};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::{ConversationId, Seq};
@@ -17,6 +19,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use uuid::Builder;
 
+use self::following::Following;
 use super::ledger::{Ledger, Numbered};
 use super::plan::Part;
 use super::task::{Control, Findings, Job, Phase, Tokens};
@@ -54,6 +57,8 @@ struct Side {
     opening: Opening,
     /// Whether it waits to be named in the next acknowledgement.
     moved: bool,
+    /// The highest number that was pulled, if anything was: a push of what is below may come after it.
+    pulled: u64,
 }
 
 /// One thread's connections and conversations.
@@ -76,6 +81,7 @@ pub(super) struct Worker<'a> {
     phase: Phase,
     schedule: Option<Schedule>,
     live: u32,
+    following: Following,
     heartbeat_us: u64,
     max_cursors: usize,
     slices: Slices,
@@ -105,7 +111,12 @@ impl<'a> Worker<'a> {
             let users = [job.user(part.first + one), job.user(part.first + other)];
             for (connection, to) in [(one, &users[1]), (other, &users[0])] {
                 seats[connection as usize].push(SideId(u32::try_from(sides.len()).unwrap_or(u32::MAX)));
-                sides.push(Side { connection, opening: Opening::new(to, job.body_bytes), moved: false });
+                sides.push(Side {
+                    connection,
+                    opening: Opening::new(to, job.body_bytes),
+                    moved: false,
+                    pulled: 0,
+                });
             }
             conversations.push(ConversationId::direct(&users[0], &users[1]));
         }
@@ -127,6 +138,7 @@ impl<'a> Worker<'a> {
             phase: Phase::Connecting,
             schedule: None,
             live: 0,
+            following: Following::new(&job.addresses),
             heartbeat_us: u64::MAX,
             max_cursors: 1,
             slices: Slices::new(0),
@@ -229,14 +241,17 @@ impl<'a> Worker<'a> {
     }
 
     fn is_settled(&self) -> bool {
-        self.ledger.is_settled() && self.connections.iter().all(|connection| connection.backlog.is_empty())
+        self.ledger.is_settled()
+            && self.following.is_idle()
+            && self.connections.iter().all(|connection| connection.backlog.is_empty())
     }
 
     /// Waits until something is to be done, and does it.
     fn turn(&mut self) -> Result<(), LoadError> {
         self.sweep()?;
         self.issue()?;
-        let mut until = self.slices.next_us();
+        self.go_on()?;
+        let mut until = self.slices.next_us().min(self.following.next_us());
         if let Some(schedule) = self.schedule.as_ref().filter(|_| self.is_sending()) {
             until = until.min(schedule.next_us());
         }
@@ -244,11 +259,12 @@ impl<'a> Worker<'a> {
         let ready = self.poll.wait(wait)?;
         self.now_us = self.control.now_us();
         for one in &ready {
-            if one.writable {
-                let written = self.connections[one.at].write_waiting();
-                written.map_err(|error| self.wrong(one.at, error))?;
+            if one.writable
+                && let Err(error) = self.connections[one.at].write_waiting()
+            {
+                self.broken(one.at, &error)?;
             }
-            if one.readable {
+            if one.readable && self.connections[one.at].stage != Stage::Away {
                 self.read(one.at)?;
             }
         }
@@ -258,15 +274,24 @@ impl<'a> Worker<'a> {
 
     fn read(&mut self, at: usize) -> Result<(), LoadError> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let read = self.connections[at].read(&mut buffer).map_err(|error| self.wrong(at, error))?;
-            let Some(filled) = read else { break };
+        'reading: loop {
+            let filled = match self.connections[at].read(&mut buffer) {
+                Ok(Some(filled)) => filled,
+                Ok(None) => break,
+                Err(error) => {
+                    self.broken(at, &error)?;
+                    break;
+                }
+            };
             self.now_us = self.control.now_us();
             let mut rest = &buffer[..filled];
             while let Some(frame) =
                 wire::next(&mut rest, Framing::Tcp).map_err(|error| self.wrong(at, error))?
             {
                 self.take(at, frame)?;
+                if self.connections[at].stage == Stage::Away {
+                    break 'reading;
+                }
             }
             self.connections[at].keep(rest);
             // A socket that did not fill the buffer is empty, and says so when it no longer is.
@@ -280,22 +305,23 @@ impl<'a> Worker<'a> {
 
     fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         match (self.connections[at].stage, frame.head.type_number) {
-            (Stage::Live, type_number::SENT) => self.sent(at, frame),
-            (Stage::Live, type_number::PUSH) => self.pushed(at, frame.body),
-            (Stage::Live, type_number::ERROR) => self.refused(at, frame),
-            (Stage::Live, type_number::LAGGED) => {
+            (Stage::Live | Stage::CatchingUp, type_number::SENT) => self.sent(at, frame),
+            (Stage::Live | Stage::CatchingUp, type_number::PUSH) => self.pushed(at, frame.body),
+            (Stage::Live | Stage::CatchingUp, type_number::ERROR) => self.refused(at, frame),
+            (Stage::Live | Stage::CatchingUp, type_number::LAGGED) => {
                 self.findings.lagged += 1;
+                self.catch_up(at, "the server left out pushes");
                 Ok(())
             }
-            (_, type_number::GO_AWAY) => {
-                let reason = codec::decode::<GoAway>(frame.body).map(|event| event.reason.to_string());
-                Err(self.wrong(at, format_args!("the server said go away: {}", reason.unwrap_or_default())))
-            }
+            (Stage::CatchingUp, type_number::PULLED) => self.pulled(at, frame.body),
+            (_, type_number::GO_AWAY) => self.told_to_go(at, frame.body),
+            (_, type_number::NODES_CHANGED) => self.nodes_changed(at, frame.body),
             (_, type_number::KICKED) => {
                 let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
                 Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
             }
             (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
+            (Stage::LoggingIn, type_number::LOGGED_IN) if self.came_back(at) => Ok(()),
             (Stage::LoggingIn, type_number::LOGGED_IN) => {
                 self.connections[at].go_live(self.job.in_flight);
                 self.live += 1;
@@ -316,6 +342,7 @@ impl<'a> Worker<'a> {
         let welcome: Welcome = codec::decode(body).map_err(|error| self.wrong(at, error))?;
         self.heartbeat_us = u64::from(welcome.heartbeat_ms) * 1000;
         self.max_cursors = (welcome.limits.max_ranges as usize).max(1);
+        self.following.learn(&welcome.nodes);
         let connection = &mut self.connections[at];
         connection.stage = Stage::LoggingIn;
         let login = login(self.tokens.token(&connection.user));
@@ -354,6 +381,10 @@ impl<'a> Worker<'a> {
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
         if self.connections[at].arrive(frame.head.request_id).is_none() {
+            if self.connections[at].stage == Stage::CatchingUp {
+                self.pull_refused(at);
+                return Ok(());
+            }
             return Err(self.wrong(at, error));
         }
         self.findings.refused += 1;
@@ -363,29 +394,34 @@ impl<'a> Worker<'a> {
     }
 
     fn pushed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        let fits = |push: &wire::Pushed<'_>| {
-            let side = push.stamp.side.other();
-            self.sides.get(side.index()).is_some_and(|side| side.connection as usize == at)
-                && self.conversations[side.conversation()].as_str() == push.conversation
-        };
-        let Some(push) = wire::read_push(body).filter(fits) else {
+        self.connections[at].pushes += 1;
+        let push = wire::read_push(body);
+        let push = push.and_then(|push| self.fitting(at, push.conversation, push.seq, push.stamp));
+        let Some(push) = push else {
             return Err(self.wrong(at, "a push of a message that is not for it"));
         };
-        let Stamp { intended_us, side, counter } = push.stamp;
-        let side = side.other();
-        self.ledger.pushed(side, Numbered { counter, seq: push.seq });
-        if self.is_measured(intended_us) {
-            self.findings.push.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
+        let (side, message, _) = push;
+        if self.connections[at].stage == Stage::CatchingUp {
+            self.hold(at, push);
+        } else if message.seq > self.sides[side.index()].pulled || !self.ledger.knows(side, message.seq) {
+            self.heard(at, push);
         }
-        let connection = &mut self.connections[at];
-        connection.pushes += 1;
-        if !std::mem::replace(&mut self.sides[side.index()].moved, true) {
-            connection.moved.push(side);
-        }
+        let connection = &self.connections[at];
         if connection.pushes - connection.acked_pushes >= ACK_AFTER {
             self.acknowledge(at);
         }
         Ok(())
+    }
+
+    /// A message came to this side: pushed, or pulled after it was missed.
+    fn heard(&mut self, at: usize, (side, message, intended_us): (SideId, Numbered, u64)) {
+        self.ledger.pushed(side, message);
+        if self.is_measured(intended_us) {
+            self.findings.push.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
+        }
+        if !std::mem::replace(&mut self.sides[side.index()].moved, true) {
+            self.connections[at].moved.push(side);
+        }
     }
 
     fn is_measured(&self, intended_us: u64) -> bool {
@@ -399,6 +435,9 @@ impl<'a> Worker<'a> {
 
     /// Sends until as much is in flight as may be, or nothing waits for being sent.
     fn send_what_may_go(&mut self, at: usize) {
+        if self.connections[at].stage != Stage::Live {
+            return;
+        }
         while self.connections[at].may_send() {
             let connection = &mut self.connections[at];
             let due = if self.job.rate.is_some() {
@@ -410,9 +449,9 @@ impl<'a> Worker<'a> {
             };
             let Some(due) = due else { return };
             let counter = self.ledger.send(due.side);
-            let request_id = connection.depart(due, counter);
-            connection.asked_us = self.now_us;
             let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
+            let request_id = connection.depart(due, counter, client_id, self.now_us);
+            connection.asked_us = self.now_us;
             let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter };
             let single = Single { request_id, client_id, stamp };
             wire::put_send(
@@ -484,11 +523,18 @@ impl<'a> Worker<'a> {
 
     /// Writes what was put out for this connection.
     fn flush(&mut self, at: usize) -> Result<(), LoadError> {
-        if !self.out.is_empty() {
-            self.connections[at].write(&self.out).map_err(|error| self.wrong(at, error))?;
-            self.out.clear();
-        }
-        Ok(())
+        let out = std::mem::take(&mut self.out);
+        let connection = &mut self.connections[at];
+        // What was to be said on a connection that is over is said again on the next one.
+        let written =
+            if out.is_empty() || connection.stage == Stage::Away { Ok(()) } else { connection.write(&out) };
+        self.out = out;
+        self.out.clear();
+        written.or_else(|error| self.broken(at, &error))
+    }
+
+    fn broken(&mut self, at: usize, error: &std::io::Error) -> Result<(), LoadError> {
+        self.lost(at, &error.to_string(), Duration::ZERO)
     }
 
     fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {
