@@ -417,7 +417,11 @@ fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
         measured: Duration::from_secs(args.duration),
         rate: args.rate.map(f64::from),
     })?;
-    warn_about(result.first_refusal.as_deref(), result.refused, result.lagged, result.unsent);
+    warn_about(
+        result.first_refusal.as_deref(),
+        result.refused,
+        [result.lagged, result.returned, result.unsent],
+    );
     Ok(report::conclude(&result, &args.files)?)
 }
 
@@ -440,19 +444,25 @@ fn run_group(args: GroupArgs) -> anyhow::Result<ExitCode> {
         measured: Duration::from_secs(args.duration),
         rate: (args.rate > 0).then(|| f64::from(args.rate)),
     })?;
-    warn_about(result.first_refusal.as_deref(), result.refused, result.lagged, result.unsent);
+    warn_about(
+        result.first_refusal.as_deref(),
+        result.refused,
+        [result.lagged, result.returned, result.unsent],
+    );
     Ok(report::conclude(&result, &args.files)?)
 }
 
 /// Says on stderr what the table has no column for.
-fn warn_about(first_refusal: Option<&str>, refused: u64, lagged: u64, unsent: u64) {
+fn warn_about(first_refusal: Option<&str>, refused: u64, counts: [u64; 3]) {
     if let Some(refusal) = first_refusal {
         eprintln!("{refused} sends were refused; the first: {refusal}");
     }
-    for (count, what) in [
-        (lagged, "times the server left out pushes"),
-        (unsent, "messages were due and not sent: too many were in flight"),
-    ] {
+    let what = [
+        "times the server left out pushes, which were pulled",
+        "times a connection was lost and came back",
+        "messages were due and not sent: too many were in flight",
+    ];
+    for (count, what) in counts.into_iter().zip(what) {
         if count > 0 {
             eprintln!("{count} {what}");
         }

@@ -88,8 +88,10 @@ pub struct GroupReport {
     /// Sends that were answered with an error, and the first of these errors. They count as lost.
     pub refused: u64,
     pub first_refusal: Option<String>,
-    /// How often the server left out pushes. What it left out counts as lost: nothing fetches it here.
+    /// How often the server left out pushes of the group; they are pulled.
     pub lagged: u64,
+    /// How often a connection was lost and came back, to the same node or another.
+    pub returned: u64,
     /// With a rate: messages whose time came and that were not sent, because too many were in flight.
     pub unsent: u64,
     #[serde(flatten)]
@@ -262,6 +264,7 @@ pub fn run(options: &GroupOptions) -> Result<GroupReport, LoadError> {
         refused: findings.refused,
         first_refusal: findings.first_refusal,
         lagged: findings.lagged,
+        returned: findings.returned,
         unsent: findings.unsent,
         verdict: findings.verdict,
         charts: Charts {

@@ -141,11 +141,6 @@ impl Outcome for SendReport {
         self.verdict
     }
 
-    fn remarks(&self) -> Vec<String> {
-        let returned = format!("{} times a connection was lost and came back", self.returned);
-        (self.returned > 0).then_some(returned).into_iter().collect()
-    }
-
     fn charts(&self) -> Charts {
         self.charts.clone()
     }

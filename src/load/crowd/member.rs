@@ -11,6 +11,8 @@ pub(super) struct Member {
     /// Numbers of the group above its base, as pushes or as answers to its own.
     pub(super) seen: Seen,
     last_push: u64,
+    /// The highest number that was pulled, if anything was: a push of what is below may come after it.
+    pub(super) pulled: u64,
     found: Verdict,
     /// How far it has its conversations, to be told at its next login.
     pub(super) cursors: Vec<Cursor>,

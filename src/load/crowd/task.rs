@@ -135,6 +135,8 @@ pub(in crate::load) struct Findings {
     pub(in crate::load) first_refusal: Option<String>,
     /// How often the server left out pushes.
     pub(in crate::load) lagged: u64,
+    /// How often a connection was lost and came back.
+    pub(in crate::load) returned: u64,
     /// Messages whose time came and that were not sent, because too many were in flight.
     pub(in crate::load) unsent: u64,
 }
@@ -152,6 +154,7 @@ impl Findings {
         self.refused += other.refused;
         self.first_refusal = self.first_refusal.take().or(other.first_refusal);
         self.lagged += other.lagged;
+        self.returned += other.returned;
         self.unsent += other.unsent;
     }
 }

@@ -1,6 +1,7 @@
 //! One process of a crowd: all its connections behind one epoll, one buffer to read into and one to write from.
 
 mod arriving;
+mod following;
 
 use std::io::{self, BufRead as _};
 use std::net::Ipv4Addr;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use convoke_protocol::codec;
 use convoke_protocol::error_code::RequestError;
-use convoke_protocol::event::{GoAway, Kicked};
+use convoke_protocol::event::Kicked;
 use convoke_protocol::frame::{Codec, RawFrame, Request};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::Seq;
@@ -26,6 +27,7 @@ use super::task::{Arrived, CatchingUp, Findings, Lost, Order, Stopped, Task};
 use crate::auth::SigningKey;
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Stage};
+use crate::load::client::following::Following;
 use crate::load::client::poll::Poll;
 use crate::load::client::schedule::{SLICE_US, SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
@@ -69,6 +71,13 @@ struct Words {
     tail: Tail,
 }
 
+/// A message that came to a member: its number in the group, above the base.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    number: u64,
+    intended_us: u64,
+}
+
 /// One process's clients.
 pub(super) struct Worker {
     task: Task,
@@ -88,6 +97,7 @@ pub(super) struct Worker {
     arrived: Arrived,
     began_us: u64,
     live: u32,
+    following: Following<Heard>,
     last_login_us: u64,
     heartbeat_us: u64,
     max_cursors: usize,
@@ -160,6 +170,7 @@ impl Worker {
             arrived: Arrived::default(),
             began_us: now_us,
             live: 0,
+            following: Following::new(&task.addresses, task.websocket),
             last_login_us: now_us,
             heartbeat_us: u64::MAX,
             max_cursors: 1,
@@ -253,7 +264,8 @@ impl Worker {
         self.sweep()?;
         self.issue()?;
         self.go_on()?;
-        let mut until = self.slices.next_us();
+        self.bring_back()?;
+        let mut until = self.slices.next_us().min(self.following.next_us());
         for schedule in [&self.schedule, &self.arrivals].into_iter().flatten() {
             until = until.min(schedule.next_us());
         }
@@ -261,11 +273,12 @@ impl Worker {
         let ready = self.poll.wait(wait)?;
         self.now_us = machine_us();
         for one in &ready {
-            if one.writable {
-                let written = self.connections[one.at].write_waiting();
-                written.map_err(|error| self.wrong(one.at, error))?;
+            if one.writable
+                && let Err(error) = self.connections[one.at].write_waiting()
+            {
+                self.broken(one.at, &error)?;
             }
-            if one.readable {
+            if one.readable && self.connections[one.at].stage != Stage::Away {
                 self.read(one.at)?;
             }
         }
@@ -275,9 +288,15 @@ impl Worker {
 
     fn read(&mut self, at: usize) -> Result<(), LoadError> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let read = self.connections[at].read(&mut buffer).map_err(|error| self.wrong(at, error))?;
-            let Some(filled) = read else { break };
+        'reading: loop {
+            let filled = match self.connections[at].read(&mut buffer) {
+                Ok(Some(filled)) => filled,
+                Ok(None) => break,
+                Err(error) => {
+                    self.broken(at, &error)?;
+                    break;
+                }
+            };
             self.now_us = machine_us();
             let mut rest = &buffer[..filled];
             if self.connections[at].stage == Stage::Upgrading {
@@ -295,6 +314,9 @@ impl Worker {
                     wire::next(&mut rest, self.framing).map_err(|error| self.wrong(at, error))?
                 {
                     self.take(at, frame)?;
+                    if self.connections[at].stage == Stage::Away {
+                        break 'reading;
+                    }
                 }
             }
             self.connections[at].keep(rest);
@@ -310,21 +332,24 @@ impl Worker {
     fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         match (self.connections[at].stage, frame.head.type_number) {
             (_, type_number::PUSH) => self.pushed(at, frame.body),
-            (Stage::Live, type_number::SENT) => self.sent(at, frame),
-            (Stage::Live, type_number::ERROR) => self.refused(at, frame),
-            (_, type_number::LAGGED) => {
+            (Stage::Live | Stage::CatchingUp, type_number::SENT) => self.sent(at, frame),
+            (Stage::Live | Stage::CatchingUp, type_number::ERROR) => self.refused(at, frame),
+            (stage, type_number::LAGGED) => {
                 self.findings.lagged += 1;
+                if matches!(stage, Stage::Live | Stage::CatchingUp) {
+                    self.catch_up(at, "the server left out pushes");
+                }
                 Ok(())
             }
-            (_, type_number::GO_AWAY) => {
-                let reason = codec::decode::<GoAway>(frame.body).map(|event| event.reason.to_string());
-                Err(self.wrong(at, format_args!("the server said go away: {}", reason.unwrap_or_default())))
-            }
+            (Stage::CatchingUp, type_number::PULLED) => self.pulled(at, frame.body),
+            (_, type_number::GO_AWAY) => self.told_to_go(at, frame.body),
+            (_, type_number::NODES_CHANGED) => self.nodes_changed(at, frame.body),
             (_, type_number::KICKED) => {
                 let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
                 Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
             }
             (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
+            (Stage::LoggingIn, type_number::LOGGED_IN) if self.came_back(at) => Ok(()),
             (Stage::LoggingIn, type_number::LOGGED_IN) => {
                 if self.task.catching_up != CatchingUp::Not {
                     self.connections[at].stage = Stage::Syncing;
@@ -369,6 +394,10 @@ impl Worker {
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
         if self.connections[at].arrive(frame.head.request_id).is_none() {
+            if self.connections[at].stage == Stage::CatchingUp {
+                self.pull_refused(at);
+                return Ok(());
+            }
             return Err(self.wrong(at, error));
         }
         self.in_flight -= 1;
@@ -387,20 +416,30 @@ impl Worker {
         let Some(push) = wire::read_push(body).filter(fits) else {
             return Err(self.wrong(at, "a push of a message that is not for it"));
         };
-        let (number, intended_us) = (push.seq - speaking.base, push.stamp.intended_us);
-        if self.members[at].pushed(number) {
-            self.findings.delivered += 1;
-        }
-        if let Some(since) = self.since_begin(intended_us) {
-            let latency = Duration::from_micros(self.now_us.saturating_sub(intended_us));
-            self.findings.push.record(latency);
-            self.findings.series.record(since, latency);
+        let heard = Heard { number: push.seq - speaking.base, intended_us: push.stamp.intended_us };
+        let member = &mut self.members[at];
+        if self.connections[at].stage == Stage::CatchingUp {
+            self.following.hold(at, heard);
+        } else if (heard.number > member.pulled || !member.seen.contains(heard.number))
+            && member.pushed(heard.number)
+        {
+            self.hear(heard);
         }
         let connection = &self.connections[at];
         if connection.pushes - connection.acked_pushes >= ACK_AFTER {
             self.acknowledge(at);
         }
         Ok(())
+    }
+
+    /// A message came to a member that did not have it.
+    fn hear(&mut self, Heard { intended_us, .. }: Heard) {
+        self.findings.delivered += 1;
+        if let Some(since) = self.since_begin(intended_us) {
+            let latency = Duration::from_micros(self.now_us.saturating_sub(intended_us));
+            self.findings.push.record(latency);
+            self.findings.series.record(since, latency);
+        }
     }
 
     /// How long after the measured time began, if it is within it.
@@ -421,7 +460,7 @@ impl Worker {
             return;
         }
         let connection = &mut self.connections[at];
-        while connection.may_send() {
+        while connection.stage == Stage::Live && connection.may_send() {
             let due = match speaking.rate {
                 Some(_) => connection.backlog.pop_front(),
                 None => Some(Due { side: connection.take_turn(), intended_us: self.now_us }),
@@ -516,11 +555,14 @@ impl Worker {
 
     /// Writes what was put out for this connection.
     fn flush(&mut self, at: usize) -> Result<(), LoadError> {
-        if !self.out.is_empty() {
-            self.connections[at].write(&self.out).map_err(|error| self.wrong(at, error))?;
-            self.out.clear();
-        }
-        Ok(())
+        let out = std::mem::take(&mut self.out);
+        let connection = &mut self.connections[at];
+        // What was to be said on a connection that is over is said again on the next one.
+        let written =
+            if out.is_empty() || connection.stage == Stage::Away { Ok(()) } else { connection.write(&out) };
+        self.out = out;
+        self.out.clear();
+        written.or_else(|error| self.broken(at, &error))
     }
 
     fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {

@@ -216,7 +216,7 @@ impl Shared {
         }
         if lagged {
             let peer = conversation.peer_of(sender).expect("it is the sender's");
-            let event = Lagged { conversation: conversation.clone(), head: sent.seq, shed: 1 };
+            let event = Lagged { conversation, head: sent.seq, shed: 1 };
             to_user(state, &peer, &Event::Lagged(event).encode(Codec::Bincode, 0));
             return to_user(state, sender, &Answer::Sent(sent).encode(Codec::Bincode, id));
         }

@@ -121,18 +121,25 @@ impl Ledger {
     /// A message of the other side was pushed to this side.
     pub(super) fn pushed(&mut self, side: SideId, message: Numbered) {
         let repeated = self.sides[side.other().index()].repeated;
+        let one = &mut self.sides[side.index()];
+        let rises = one.pushes.take(message) || message.counter <= repeated;
+        if !self.missed(side, message) {
+            self.sides[side.index()].found.duplicated += 1;
+        } else if !rises {
+            self.sides[side.index()].found.out_of_order += 1;
+        }
+    }
+
+    /// A message of the other side came to this side in whatever order. Whether it is new.
+    pub(super) fn missed(&mut self, side: SideId, message: Numbered) -> bool {
         let side = &mut self.sides[side.index()];
-        let rises = side.pushes.take(message) || message.counter <= repeated;
-        if !side.seen.insert(message.seq) {
-            side.found.duplicated += 1;
-            return;
+        let new = side.seen.insert(message.seq);
+        if new {
+            self.pushed += 1;
+            side.pushed += 1;
+            side.pushes_digest = side.pushes_digest.wrapping_add(message.digest());
         }
-        self.pushed += 1;
-        side.pushed += 1;
-        side.pushes_digest = side.pushes_digest.wrapping_add(message.digest());
-        if !rises {
-            side.found.out_of_order += 1;
-        }
+        new
     }
 
     /// The seq up to which this side has everything.

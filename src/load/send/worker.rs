@@ -19,12 +19,12 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use uuid::Builder;
 
-use self::following::Following;
 use super::ledger::{Ledger, Numbered};
 use super::plan::Part;
 use super::task::{Control, Findings, Job, Phase, Tokens};
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Flight, Stage};
+use crate::load::client::following::Following;
 use crate::load::client::poll::Poll;
 use crate::load::client::schedule::{SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
@@ -61,6 +61,14 @@ struct Side {
     pulled: u64,
 }
 
+/// A message that came to a side.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    side: SideId,
+    message: Numbered,
+    intended_us: u64,
+}
+
 /// One thread's connections and conversations.
 pub(super) struct Worker<'a> {
     job: &'a Job,
@@ -81,7 +89,7 @@ pub(super) struct Worker<'a> {
     phase: Phase,
     schedule: Option<Schedule>,
     live: u32,
-    following: Following,
+    following: Following<Heard>,
     heartbeat_us: u64,
     max_cursors: usize,
     slices: Slices,
@@ -138,7 +146,7 @@ impl<'a> Worker<'a> {
             phase: Phase::Connecting,
             schedule: None,
             live: 0,
-            following: Following::new(&job.addresses),
+            following: Following::new(&job.addresses, false),
             heartbeat_us: u64::MAX,
             max_cursors: 1,
             slices: Slices::new(0),
@@ -250,7 +258,7 @@ impl<'a> Worker<'a> {
     fn turn(&mut self) -> Result<(), LoadError> {
         self.sweep()?;
         self.issue()?;
-        self.go_on()?;
+        self.bring_back()?;
         let mut until = self.slices.next_us().min(self.following.next_us());
         if let Some(schedule) = self.schedule.as_ref().filter(|_| self.is_sending()) {
             until = until.min(schedule.next_us());
@@ -400,11 +408,13 @@ impl<'a> Worker<'a> {
         let Some(push) = push else {
             return Err(self.wrong(at, "a push of a message that is not for it"));
         };
-        let (side, message, _) = push;
         if self.connections[at].stage == Stage::CatchingUp {
-            self.hold(at, push);
-        } else if message.seq > self.sides[side.index()].pulled || !self.ledger.knows(side, message.seq) {
-            self.heard(at, push);
+            self.following.hold(at, push);
+        } else if push.message.seq > self.sides[push.side.index()].pulled
+            || !self.ledger.knows(push.side, push.message.seq)
+        {
+            self.ledger.pushed(push.side, push.message);
+            self.hear(at, push);
         }
         let connection = &self.connections[at];
         if connection.pushes - connection.acked_pushes >= ACK_AFTER {
@@ -414,8 +424,7 @@ impl<'a> Worker<'a> {
     }
 
     /// A message came to this side: pushed, or pulled after it was missed.
-    fn heard(&mut self, at: usize, (side, message, intended_us): (SideId, Numbered, u64)) {
-        self.ledger.pushed(side, message);
+    fn hear(&mut self, at: usize, Heard { side, intended_us, .. }: Heard) {
         if self.is_measured(intended_us) {
             self.findings.push.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
         }
@@ -531,10 +540,6 @@ impl<'a> Worker<'a> {
         self.out = out;
         self.out.clear();
         written.or_else(|error| self.broken(at, &error))
-    }
-
-    fn broken(&mut self, at: usize, error: &std::io::Error) -> Result<(), LoadError> {
-        self.lost(at, &error.to_string(), Duration::ZERO)
     }
 
     fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {

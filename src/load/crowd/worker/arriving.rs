@@ -1,5 +1,6 @@
 //! How clients arrive: connect, log in, and catch up if they are to.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use convoke_protocol::codec;
@@ -61,19 +62,25 @@ impl Worker {
             .map_err(LoadError::doing("connecting"))?;
         self.poll.watch(connection.stream(), at)?;
         self.connections.push(connection);
+        self.introduce(at, to);
+        self.flush(at)
+    }
+
+    /// The first that is said on a new connection.
+    pub(super) fn introduce(&mut self, at: usize, to: SocketAddr) {
         if self.task.websocket {
             self.connections[at].stage = Stage::Upgrading;
             self.out.extend_from_slice(wire::upgrade(to).as_bytes());
         } else {
             self.ask(at, &hello().into());
         }
-        self.flush(at)
     }
 
     pub(super) fn welcomed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
         let welcome: Welcome = codec::decode(body).map_err(|error| self.wrong(at, error))?;
         self.heartbeat_us = u64::from(welcome.heartbeat_ms) * 1000;
         self.max_cursors = (welcome.limits.max_ranges as usize).max(1);
+        self.following.learn(&welcome.nodes);
         let connection = &mut self.connections[at];
         connection.stage = Stage::LoggingIn;
         let token = self.key.sign(&connection.user, Role::User, TOKEN_FOR);
