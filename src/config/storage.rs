@@ -11,8 +11,9 @@ section! {
         Restart batch_bytes: usize = 8 << 20, in 65_536..=268_435_456;
         /// Appends in one commit.
         Restart batch_appends: usize = 8_192, in 1..=1_000_000;
-        /// Bytes of blocks kept in memory for reads, at most.
-        Restart cache_bytes: u64 = 16 << 20, in 1_048_576..=1_099_511_627_776;
+        /// Bytes of blocks kept in memory for reads, at most. The system keeps files in its own cache besides, so that more
+        /// is worth little.
+        Restart cache_bytes: u64 = 2 << 20, in 1_048_576..=1_099_511_627_776;
         /// After so many bytes the rows in memory are sorted into a file, in the background. They take about twice as
         /// much memory, and a start after a crash reads them again.
         Restart memtable_bytes: u64 = 8 << 20, in 1_048_576..=4_294_967_296;

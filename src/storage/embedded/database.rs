@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
 use convoke_protocol::message::Cursor;
-use fjall::config::{CompressionPolicy, FilterPolicy};
+use fjall::config::{CompressionPolicy, FilterPolicy, PartitioningPolicy};
 use fjall::{CompressionType, Database, Iter, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::format::Format;
@@ -249,6 +249,9 @@ fn message_rows() -> KeyspaceCreateOptions {
     small_rows()
         // Rows are read by ranges, and a filter answers only for single keys.
         .filter_policy(FilterPolicy::disabled())
+        // An index in one piece is kept in memory for as long as the file is young, and while it is written its keys keep
+        // the blocks in memory from which they were read: 6 MB for a merge of 47.
+        .index_block_partitioning_policy(PartitioningPolicy::all(true))
         .data_block_compression_policy(CompressionPolicy::new([
             CompressionType::None,
             CompressionType::None,
