@@ -149,6 +149,15 @@ impl Connection {
         !self.flights.is_empty()
     }
 
+    /// Takes a place for a send once more, whose answer left open what became of it.
+    pub(in crate::load) fn depart_once_more(&mut self, flight: Flight) -> Flight {
+        let place = self.free.trailing_zeros();
+        self.free &= self.free - 1;
+        let again = Flight { request_id: self.request_id(place), attempts: flight.attempts + 1, ..flight };
+        self.flights[place as usize] = again;
+        again
+    }
+
     /// The sends that have no answer, under new request ids, in the order in which each side sent them.
     pub(in crate::load) fn depart_again(&mut self) -> Vec<Flight> {
         for place in 0..u32::try_from(self.flights.len()).unwrap_or(0) {

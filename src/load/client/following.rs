@@ -34,7 +34,7 @@ pub(in crate::load) struct Following<H> {
     returns: BTreeMap<usize, Return<H>>,
 }
 
-fn micros(time: Duration) -> u64 {
+pub(in crate::load) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

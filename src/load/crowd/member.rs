@@ -13,6 +13,8 @@ pub(super) struct Member {
     last_push: u64,
     /// The highest number that was pulled, if anything was: a push of what is below may come after it.
     pub(super) pulled: u64,
+    /// Whether its connection was lost and came back.
+    pub(super) returned: bool,
     found: Verdict,
     /// How far it has its conversations, to be told at its next login.
     pub(super) cursors: Vec<Cursor>,

@@ -2,6 +2,7 @@
 
 mod arriving;
 mod following;
+mod speaking;
 
 use std::io::{self, BufRead as _};
 use std::net::Ipv4Addr;
@@ -9,7 +10,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
 use convoke_protocol::codec;
-use convoke_protocol::error_code::RequestError;
+use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::event::Kicked;
 use convoke_protocol::frame::{Codec, RawFrame, Request};
 use convoke_protocol::framing::Framing;
@@ -17,21 +18,20 @@ use convoke_protocol::id::Seq;
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::messages::Ack;
 use convoke_protocol::request::session::Heartbeat;
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use rustix::time::{ClockId, clock_gettime};
-use uuid::Builder;
 
 use super::member::Member;
 use super::task::{Arrived, CatchingUp, Findings, Lost, Order, Stopped, Task};
 use crate::auth::SigningKey;
 use crate::load::LoadError;
-use crate::load::client::connection::{Connection, Due, Stage};
-use crate::load::client::following::Following;
+use crate::load::client::connection::{Connection, Stage};
+use crate::load::client::following::{BACK_WITHIN, Following, micros};
+use crate::load::client::hello;
 use crate::load::client::poll::Poll;
 use crate::load::client::schedule::{SLICE_US, SLICES, Schedule, Slices};
-use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
-use crate::load::client::{SideId, hello};
+use crate::load::client::wire::{self, Opening, Tail, type_number};
 use crate::load::process::{raise_descriptor_limit, say};
 use crate::load::report::rate;
 
@@ -393,12 +393,12 @@ impl Worker {
 
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
-        if self.connections[at].arrive(frame.head.request_id).is_none() {
-            if self.connections[at].stage == Stage::CatchingUp {
-                self.pull_refused(at);
-                return Ok(());
-            }
-            return Err(self.wrong(at, error));
+        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
+            return self.pull_refused(at, &error);
+        };
+        if error.outcome == Outcome::UNKNOWN && self.now_us < flight.since_us + micros(BACK_WITHIN) {
+            self.say_again(at, flight);
+            return Ok(());
         }
         self.in_flight -= 1;
         self.findings.refused += 1;
@@ -416,6 +416,10 @@ impl Worker {
         let Some(push) = wire::read_push(body).filter(fits) else {
             return Err(self.wrong(at, "a push of a message that is not for it"));
         };
+        // What was said on a connection before this one comes to it as to any other session of the user.
+        if self.members[at].returned && push.stamp.side == self.connections[at].sides[0] {
+            return Ok(());
+        }
         let heard = Heard { number: push.seq - speaking.base, intended_us: push.stamp.intended_us };
         let member = &mut self.members[at];
         if self.connections[at].stage == Stage::CatchingUp {
@@ -447,72 +451,6 @@ impl Worker {
         let begun = self.begun?.at_us;
         let within = begun <= intended_us && self.ended.is_none_or(|mark| intended_us < mark.at_us);
         within.then(|| Duration::from_micros(intended_us - begun))
-    }
-
-    /// Says what may be said: as much as may be in flight, or what waits for being sent.
-    fn speak(&mut self, at: usize) {
-        let (Phase::Speaking, Some(words), Some(speaking)) = (self.phase, &self.words, &self.task.speaking)
-        else {
-            return;
-        };
-        let window = u64::from(speaking.speakers) * u64::from(speaking.in_flight);
-        if speaking.rate.is_none() && self.are_listeners_behind(window) {
-            return;
-        }
-        let connection = &mut self.connections[at];
-        while connection.stage == Stage::Live && connection.may_send() {
-            let due = match speaking.rate {
-                Some(_) => connection.backlog.pop_front(),
-                None => Some(Due { side: connection.take_turn(), intended_us: self.now_us }),
-            };
-            let Some(due) = due else { return };
-            let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
-            let request_id = connection.depart(due, 0, client_id, self.now_us);
-            connection.asked_us = self.now_us;
-            self.in_flight += 1;
-            let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter: 0 };
-            let single = Single { request_id, client_id, stamp };
-            wire::put_send(&mut self.out, self.framing, single, &words.opening, &words.tail);
-        }
-    }
-
-    /// Whether those that are to hear are far behind what was said. An answer says that a message is durable, not that all
-    /// have heard it: without this the sockets' buffers would fill, and their length would be measured.
-    fn are_listeners_behind(&self, window: u64) -> bool {
-        let listeners = (self.connections.len() as u64).saturating_sub(1);
-        self.findings.delivered + window * listeners < self.findings.acked * listeners
-    }
-
-    /// Without a rate: says more, once the listeners have caught up.
-    fn go_on(&mut self) -> Result<(), LoadError> {
-        let pace = self.task.speaking.as_ref().filter(|speaking| speaking.rate.is_none());
-        let Some(speakers) = pace.map(|speaking| speaking.speakers as usize) else { return Ok(()) };
-        if self.phase != Phase::Speaking || self.task.first != 0 {
-            return Ok(());
-        }
-        for at in 0..speakers {
-            self.speak(at);
-            self.flush(at)?;
-        }
-        Ok(())
-    }
-
-    /// With a rate: says what is due, or puts it where it waits for an answer to make room.
-    fn issue(&mut self) -> Result<(), LoadError> {
-        let Some(speakers) = self.task.speaking.as_ref().map(|speaking| u64::from(speaking.speakers)) else {
-            return Ok(());
-        };
-        if self.phase != Phase::Speaking {
-            return Ok(());
-        }
-        while let Some((number, intended_us)) = self.schedule.as_mut().and_then(|all| all.take(self.now_us)) {
-            let at = usize::try_from(number % speakers).unwrap_or_default();
-            let side = SideId(u32::try_from(at).unwrap_or(u32::MAX));
-            self.connections[at].backlog.push_back(Due { side, intended_us });
-            self.speak(at);
-            self.flush(at)?;
-        }
-        Ok(())
     }
 
     /// Once in a second for each connection: acknowledges what came, and shows a sign of life.

@@ -41,6 +41,8 @@ pub(super) enum Fault {
     Closes,
     /// The push is left out, and the user is told so.
     Lagged,
+    /// The answer is that nobody knows what became of it.
+    Unknown,
 }
 
 /// Which message it goes wrong with, of all that are sent.
@@ -53,6 +55,8 @@ struct State {
     logs: HashMap<ConversationId, Vec<Message>>,
     answered: HashMap<ClientId, Sent>,
     messages: u64,
+    /// How often all connections ended.
+    ends: u64,
     late: Option<(UserId, Vec<u8>)>,
     complaints: Vec<String>,
     acks: u64,
@@ -126,9 +130,14 @@ impl FakeServer {
 impl Shared {
     fn serve(&self, mut stream: TcpStream) {
         let mut user = UserId::new("nobody").expect("an id");
+        let ends = self.state.lock().ends;
         // The end of the stream is the end of the client.
         while let Ok((id, request)) = read(&mut stream) {
             let mut state = self.state.lock();
+            // What had come before the connection's end, and would be answered on the next one.
+            if state.ends != ends {
+                return;
+            }
             let answer: Answer = match request {
                 Request::Hello(_) => welcome().into(),
                 Request::Login(login) => {
@@ -194,7 +203,7 @@ impl Shared {
             (faulty(Fault::NoPush), faulty(Fault::PushTwice), faulty(Fault::PushLate));
         let (no_answer, answer_twice) = (faulty(Fault::NoAnswer), faulty(Fault::AnswerTwice));
         let (go_away, closes) = (faulty(Fault::GoAway), faulty(Fault::Closes));
-        let lagged = faulty(Fault::Lagged);
+        let (lagged, unknown) = (faulty(Fault::Lagged), faulty(Fault::Unknown));
         let (left_out, to_another) = (faulty(Fault::SeqLeftOut), faulty(Fault::PushToAnother));
 
         let conversation = send.target.conversation(sender);
@@ -210,6 +219,13 @@ impl Shared {
         let push = push_of(&sent, sender, send);
         if let Event::Push(push) = &push {
             state.logs.entry(conversation.clone()).or_default().push(push.message.clone());
+        }
+        if unknown {
+            let error = RequestError::unknown(ErrorCode::UNAVAILABLE, "who knows");
+            let peer = conversation.peer_of(sender).expect("it is the sender's");
+            state.users.get_mut(&peer).expect("logged in").1 += 1;
+            to_user(state, &peer, &push.encode(Codec::Bincode, 0));
+            return to_user(state, sender, &Answer::Error(error).encode(Codec::Bincode, id));
         }
         if go_away || closes {
             return leave(state, go_away);
@@ -249,6 +265,7 @@ impl Shared {
 fn leave(state: &mut State, told: bool) {
     let go_away = GoAway { reason: ErrorCode::BUSY, retry_after_ms: 5, nodes: Vec::new() };
     let frame = Event::GoAway(go_away).encode(Codec::Bincode, 0);
+    state.ends += 1;
     for (stream, _) in state.users.values_mut() {
         if told {
             write(stream, &frame);

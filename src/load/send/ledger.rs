@@ -94,6 +94,11 @@ impl Ledger {
         side.repeated = side.sent;
     }
 
+    /// Whether this send of the side may have been sent again.
+    pub(super) fn was_repeated(&self, side: SideId, counter: u32) -> bool {
+        counter <= self.sides[side.index()].repeated
+    }
+
     /// Whether this side has the message with this number.
     pub(super) fn knows(&self, side: SideId, seq: u64) -> bool {
         self.sides[side.index()].seen.contains(seq)

@@ -138,10 +138,13 @@ fn what_no_server_may_do_ends_it() {
 }
 
 #[test]
-fn connections_that_are_lost_come_back_and_miss_nothing() {
-    for (fault, returns, lagged) in
-        [(Fault::GoAway, true, 0), (Fault::Closes, true, 0), (Fault::Lagged, false, 1)]
-    {
+fn what_is_lost_on_the_way_comes_back_and_nothing_is_missed() {
+    for (fault, returns, lagged) in [
+        (Fault::GoAway, true, 0),
+        (Fault::Closes, true, 0),
+        (Fault::Lagged, false, 1),
+        (Fault::Unknown, false, 0),
+    ] {
         for shape in [SMALL, Shape { rate: Some(5_000.0), threads: 2, ..SMALL }] {
             let server = FakeServer::start(fault);
             let found = run(&server, &shape).unwrap();

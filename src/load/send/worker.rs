@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use convoke_protocol::codec;
-use convoke_protocol::error_code::RequestError;
+use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::event::Kicked;
 use convoke_protocol::frame::{RawFrame, Request};
 use convoke_protocol::framing::Framing;
@@ -24,7 +24,7 @@ use super::plan::Part;
 use super::task::{Control, Findings, Job, Phase, Tokens};
 use crate::load::LoadError;
 use crate::load::client::connection::{Connection, Due, Flight, Stage};
-use crate::load::client::following::Following;
+use crate::load::client::following::{BACK_WITHIN, Following, micros};
 use crate::load::client::poll::Poll;
 use crate::load::client::schedule::{SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
@@ -388,12 +388,12 @@ impl<'a> Worker<'a> {
 
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
-        if self.connections[at].arrive(frame.head.request_id).is_none() {
-            if self.connections[at].stage == Stage::CatchingUp {
-                self.pull_refused(at);
-                return Ok(());
-            }
-            return Err(self.wrong(at, error));
+        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
+            return self.pull_refused(at, &error);
+        };
+        if error.outcome == Outcome::UNKNOWN && self.now_us < flight.since_us + micros(BACK_WITHIN) {
+            self.say_again(at, flight);
+            return Ok(());
         }
         self.findings.refused += 1;
         self.findings.first_refusal.get_or_insert_with(|| error.to_string());
@@ -404,6 +404,10 @@ impl<'a> Worker<'a> {
     fn pushed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
         self.connections[at].pushes += 1;
         let push = wire::read_push(body);
+        // What was said on a connection before this one comes to it as to any other session of the user.
+        if push.as_ref().is_some_and(|push| self.is_own(at, push.stamp)) {
+            return Ok(());
+        }
         let push = push.and_then(|push| self.fitting(at, push.conversation, push.seq, push.stamp));
         let Some(push) = push else {
             return Err(self.wrong(at, "a push of a message that is not for it"));
@@ -561,8 +565,4 @@ impl<'a> Worker<'a> {
             ..self.findings
         })
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

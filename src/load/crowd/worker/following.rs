@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use convoke_protocol::codec;
+use convoke_protocol::error_code::RequestError;
 use convoke_protocol::event::{GoAway, NodesChanged};
 use convoke_protocol::id::Seq;
 use convoke_protocol::request::messages::{Pull, PullRange, Pulled, Target};
 
 use super::{Heard, Worker};
 use crate::load::LoadError;
-use crate::load::client::connection::Stage;
+use crate::load::client::connection::{Flight, Stage};
 use crate::load::client::wire::{self, Single, Stamp};
 
 impl Worker {
@@ -72,20 +73,32 @@ impl Worker {
 
     /// Whether this login was one more, and what follows from that.
     pub(super) fn came_back(&mut self, at: usize) -> bool {
-        let Some(speaking) = self.task.speaking.as_ref().filter(|_| self.following.has(at)) else {
+        if !self.following.has(at) {
             return false;
-        };
+        }
         self.findings.returned += 1;
+        self.members[at].returned = true;
         for flight in self.connections[at].depart_again() {
-            let stamp = Stamp { intended_us: flight.intended_us, side: flight.side, counter: flight.counter };
-            let single = Single { request_id: flight.request_id, client_id: flight.client_id, stamp };
-            let age = Duration::from_micros(self.now_us.saturating_sub(flight.since_us));
-            let target = Target::Group(speaking.group.clone());
-            let again = wire::again(single, flight.attempts, age, target, speaking.body_bytes);
-            wire::put_request(&mut self.out, self.framing, single.request_id, &again.into());
+            self.put_again(flight);
         }
         self.catch_up(at, "it came back");
         true
+    }
+
+    /// The answer left open what became of a send: the same send tells.
+    pub(super) fn say_again(&mut self, at: usize, flight: Flight) {
+        let again = self.connections[at].depart_once_more(flight);
+        self.put_again(again);
+    }
+
+    fn put_again(&mut self, flight: Flight) {
+        let Some(speaking) = &self.task.speaking else { return };
+        let stamp = Stamp { intended_us: flight.intended_us, side: flight.side, counter: flight.counter };
+        let single = Single { request_id: flight.request_id, client_id: flight.client_id, stamp };
+        let age = Duration::from_micros(self.now_us.saturating_sub(flight.since_us));
+        let target = Target::Group(speaking.group.clone());
+        let again = wire::again(single, flight.attempts, age, target, speaking.body_bytes);
+        wire::put_request(&mut self.out, self.framing, single.request_id, &again.into());
     }
 
     /// Pulls what the member lacks; pushes wait meanwhile.
@@ -136,11 +149,15 @@ impl Worker {
         Ok(())
     }
 
-    /// The pull was refused: what it asked for is asked again.
-    pub(super) fn pull_refused(&mut self, at: usize) {
+    /// If a pull was refused, what it asked for is asked again.
+    pub(super) fn pull_refused(&mut self, at: usize, error: &RequestError) -> Result<(), LoadError> {
+        if self.connections[at].stage != Stage::CatchingUp {
+            return Err(self.wrong(at, error));
+        }
         for range in self.following.answered(at) {
             self.following.remains(at, range, true, self.now_us);
         }
+        Ok(())
     }
 
     /// A message of a page, or a push that was held: whichever comes second is no second copy, and neither has to come in

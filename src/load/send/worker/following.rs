@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use convoke_protocol::codec;
+use convoke_protocol::error_code::RequestError;
 use convoke_protocol::event::{GoAway, NodesChanged};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::Seq;
@@ -11,7 +12,7 @@ use convoke_protocol::request::messages::{Page, Pull, PullRange, Pulled, Target}
 
 use super::{Heard, Numbered, Worker};
 use crate::load::LoadError;
-use crate::load::client::connection::Stage;
+use crate::load::client::connection::{Flight, Stage};
 use crate::load::client::hello;
 use crate::load::client::wire::{self, Single, Stamp};
 
@@ -84,16 +85,27 @@ impl Worker<'_> {
         }
         self.findings.returned += 1;
         for flight in self.connections[at].depart_again() {
-            let stamp = Stamp { intended_us: flight.intended_us, side: flight.side, counter: flight.counter };
-            let single = Single { request_id: flight.request_id, client_id: flight.client_id, stamp };
-            let age = Duration::from_micros(self.now_us.saturating_sub(flight.since_us));
-            let conversation = &self.conversations[flight.side.conversation()];
-            let Some(peer) = conversation.peer_of(&self.connections[at].user) else { continue };
-            let again = wire::again(single, flight.attempts, age, Target::User(peer), self.job.body_bytes);
-            wire::put_request(&mut self.out, Framing::Tcp, single.request_id, &again.into());
+            self.put_again(at, flight);
         }
         self.catch_up(at, "it came back");
         true
+    }
+
+    /// The answer left open what became of a send: the same send tells.
+    pub(super) fn say_again(&mut self, at: usize, flight: Flight) {
+        self.ledger.repeats(flight.side);
+        let again = self.connections[at].depart_once_more(flight);
+        self.put_again(at, again);
+    }
+
+    fn put_again(&mut self, at: usize, flight: Flight) {
+        let stamp = Stamp { intended_us: flight.intended_us, side: flight.side, counter: flight.counter };
+        let single = Single { request_id: flight.request_id, client_id: flight.client_id, stamp };
+        let age = Duration::from_micros(self.now_us.saturating_sub(flight.since_us));
+        let conversation = &self.conversations[flight.side.conversation()];
+        let peer = conversation.peer_of(&self.connections[at].user).expect("its own conversation");
+        let again = wire::again(single, flight.attempts, age, Target::User(peer), self.job.body_bytes);
+        wire::put_request(&mut self.out, Framing::Tcp, single.request_id, &again.into());
     }
 
     /// Pulls what the connection's sides lack; pushes wait meanwhile.
@@ -153,11 +165,15 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// The pull was refused: what it asked for is asked again.
-    pub(super) fn pull_refused(&mut self, at: usize) {
+    /// If a pull was refused, what it asked for is asked again.
+    pub(super) fn pull_refused(&mut self, at: usize, error: &RequestError) -> Result<(), LoadError> {
+        if self.connections[at].stage != Stage::CatchingUp {
+            return Err(self.wrong(at, error));
+        }
         for range in self.following.answered(at) {
             self.following.remains(at, range, true, self.now_us);
         }
+        Ok(())
     }
 
     /// A message of a page, or a push that was held: whichever comes second is no second copy, and neither has to come in
@@ -167,6 +183,12 @@ impl Worker<'_> {
             self.ledger.missed(heard.side, heard.message);
             self.hear(at, heard);
         }
+    }
+
+    /// Whether this connection's user said it, on a connection that was lost.
+    pub(super) fn is_own(&self, at: usize, stamp: Stamp) -> bool {
+        let own = self.sides.get(stamp.side.index()).is_some_and(|side| side.connection as usize == at);
+        own && self.ledger.was_repeated(stamp.side, stamp.counter)
     }
 
     /// A message, if it is one for this connection.
