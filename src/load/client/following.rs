@@ -12,9 +12,9 @@ pub(in crate::load) const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries.
 const TRY_AFTER: Duration = Duration::from_millis(200);
 
-/// A connection on its way back. `H` is a push that waits until what was missed before it is read.
+/// A connection on its way back.
 #[derive(Debug)]
-pub(in crate::load) struct Return<H> {
+struct Return<H> {
     why: String,
     since_us: u64,
     tries: usize,
@@ -23,10 +23,12 @@ pub(in crate::load) struct Return<H> {
     to_pull: VecDeque<PullRange>,
     /// What the answer on its way is to tell.
     asked: Vec<PullRange>,
-    pub(in crate::load) held: Vec<H>,
+    /// Pushes that came meanwhile.
+    held: Vec<H>,
 }
 
-/// Nodes, and who is on the way to one, by the number of the connection.
+/// Nodes, and who is on the way to one, by the number of the connection. `H` is a push that waits until what was missed before
+/// it is read.
 #[derive(Debug)]
 pub(in crate::load) struct Following<H> {
     nodes: Vec<SocketAddr>,
@@ -133,7 +135,11 @@ impl<H> Following<H> {
     ) -> bool {
         let one = self.expect(at, why, now_us);
         one.to_pull = ranges;
-        one.asked.is_empty()
+        let now = one.asked.is_empty();
+        if now {
+            one.next_us = None;
+        }
+        now
     }
 
     /// The ranges to ask for next, if any is left.
@@ -173,5 +179,63 @@ impl<H> Following<H> {
     /// It is back and has what it missed: the pushes that waited.
     pub(in crate::load) fn arrived(&mut self, at: usize) -> Vec<H> {
         self.returns.remove(&at).map(|one| one.held).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use convoke_protocol::id::{ConversationId, Seq, UserId};
+
+    use super::*;
+
+    const AT: usize = 3;
+    const RETRY_US: u64 = 200_000;
+
+    fn range(from: u64) -> PullRange {
+        let [a, b] = ["a", "b"].map(|name| UserId::new(name).unwrap());
+        PullRange { conversation: ConversationId::direct(&a, &b), from: Seq(from), to: Seq(u64::MAX) }
+    }
+
+    fn node(port: u16) -> NodeAddress {
+        NodeAddress { node: port.to_string(), tcp: Some(format!("127.0.0.1:{port}")), ws: None }
+    }
+
+    #[test]
+    fn each_try_goes_to_another_node_and_ends_in_time() {
+        let mut following = Following::<()>::new(&["127.0.0.1:1".parse().unwrap()], false);
+        following.learn(&[]);
+        following.lost(AT, "it went", 5, Duration::from_micros(10));
+        assert_eq!((following.due(14), following.next_us()), (None, 15));
+        assert_eq!((following.due(15), following.due(15)), (Some(AT), None));
+        assert_eq!(following.address(AT, 0).unwrap().port(), 1, "no others are known");
+        following.learn(&[node(7), node(8)]);
+        let ports: Vec<_> = (0..3).map(|_| following.address(AT, 0).unwrap().port()).collect();
+        assert_eq!(ports, [7, 8, 7]);
+        following.failed(AT, "nobody there".to_owned(), 20);
+        assert_eq!(following.next_us(), 20 + RETRY_US);
+        assert_eq!(following.late(5 + micros(BACK_WITHIN)), None);
+        let (late, why) = following.late(6 + micros(BACK_WITHIN)).unwrap();
+        assert!(late == AT && why.starts_with("nobody there"), "{why}");
+    }
+
+    #[test]
+    fn what_is_lacking_is_asked_for_once_at_a_time_until_nothing_is_left() {
+        let mut following = Following::new(&[], false);
+        assert!(following.lacks(AT, [range(1), range(2), range(3)].into(), "lagged", 0));
+        assert_eq!(following.ask(AT, 2).unwrap(), [range(1), range(2)]);
+        following.hold(AT, "a push");
+        // More is lacking while the answer is on its way.
+        assert!(!following.lacks(AT, [range(4)].into(), "lagged", 1));
+        let asked = following.answered(AT);
+        following.remains(AT, asked[0].clone(), true, 2);
+        assert!(!following.may_ask(AT), "not at once after a refusal");
+        // Lagged again: everything is asked for now, and not once more later.
+        assert!(following.lacks(AT, [range(5)].into(), "lagged", 3));
+        assert_eq!(following.ask(AT, 2).unwrap(), [range(5)]);
+        assert_eq!(following.due(2 + RETRY_US), None);
+        following.answered(AT);
+        assert!(following.may_ask(AT) && following.ask(AT, 2).is_none());
+        assert_eq!(following.arrived(AT), ["a push"]);
+        assert!(following.is_idle());
     }
 }
