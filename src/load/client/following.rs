@@ -10,7 +10,7 @@ use convoke_protocol::request::messages::PullRange;
 /// A connection that is not back by then ends the load test. Far below the time for which a repeated send is recognised.
 pub(in crate::load) const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries.
-const TRY_AFTER: Duration = Duration::from_millis(200);
+pub(in crate::load) const TRY_AFTER: Duration = Duration::from_millis(200);
 
 /// A connection on its way back.
 #[derive(Debug)]

@@ -360,10 +360,7 @@ impl Worker {
                 Ok(())
             }
             (Stage::Syncing, type_number::SYNCED_SINCE) => self.synced(at, frame.body),
-            (_, type_number::ERROR) => {
-                let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
-                Err(self.wrong(at, error))
-            }
+            (_, type_number::ERROR) => self.not_let_in(at, frame.body),
             // Answers to acknowledgements and heartbeats, and events that this program does not know.
             _ => Ok(()),
         }

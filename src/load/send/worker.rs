@@ -336,11 +336,7 @@ impl<'a> Worker<'a> {
                 self.control.live.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            (_, type_number::ERROR) => {
-                let error =
-                    codec::decode::<RequestError>(frame.body).map_err(|error| self.wrong(at, error))?;
-                Err(self.wrong(at, error))
-            }
+            (_, type_number::ERROR) => self.not_let_in(at, frame.body),
             // Answers to acknowledgements and heartbeats, and events that this program does not know.
             _ => Ok(()),
         }

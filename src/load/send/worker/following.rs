@@ -13,6 +13,7 @@ use convoke_protocol::request::messages::{Page, Pull, PullRange, Pulled, Target}
 use super::{Heard, Numbered, Worker};
 use crate::load::LoadError;
 use crate::load::client::connection::{Flight, Stage};
+use crate::load::client::following::TRY_AFTER;
 use crate::load::client::hello;
 use crate::load::client::wire::{self, Single, Stamp};
 
@@ -29,6 +30,15 @@ impl Worker<'_> {
         let NodesChanged { nodes } = codec::decode(body).map_err(|error| self.wrong(at, error))?;
         self.following.learn(&nodes);
         Ok(())
+    }
+
+    /// A login was refused: by a node that goes as well, if it was to come back.
+    pub(super) fn not_let_in(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
+        let error: RequestError = codec::decode(body).map_err(|error| self.wrong(at, error))?;
+        if !self.following.has(at) {
+            return Err(self.wrong(at, error));
+        }
+        self.lost(at, &error.to_string(), TRY_AFTER)
     }
 
     pub(super) fn broken(&mut self, at: usize, error: &std::io::Error) -> Result<(), LoadError> {
