@@ -13,7 +13,7 @@
 //!
 //! # Fairness
 //! After [`MAX_FRAMES_PER_TURN`] frames or reads the task lets others run. Of a crowd that is lost in one moment
-//! [`ENDINGS_AT_ONCE`] end at a time.
+//! a few end at a time.
 
 use std::future::{Future, poll_fn};
 use std::io;
