@@ -420,7 +420,9 @@ fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
     warn_about(
         result.first_refusal.as_deref(),
         result.refused,
-        [result.lagged, result.returned, result.unsent],
+        result.lagged,
+        result.returned,
+        result.unsent,
     );
     Ok(report::conclude(&result, &args.files)?)
 }
@@ -447,22 +449,23 @@ fn run_group(args: GroupArgs) -> anyhow::Result<ExitCode> {
     warn_about(
         result.first_refusal.as_deref(),
         result.refused,
-        [result.lagged, result.returned, result.unsent],
+        result.lagged,
+        result.returned,
+        result.unsent,
     );
     Ok(report::conclude(&result, &args.files)?)
 }
 
 /// Says on stderr what the table has no column for.
-fn warn_about(first_refusal: Option<&str>, refused: u64, counts: [u64; 3]) {
+fn warn_about(first_refusal: Option<&str>, refused: u64, lagged: u64, returned: u64, unsent: u64) {
     if let Some(refusal) = first_refusal {
         eprintln!("{refused} sends were refused; the first: {refusal}");
     }
-    let what = [
-        "times the server left out pushes, which were pulled",
-        "times a connection was lost and came back",
-        "messages were due and not sent: too many were in flight",
-    ];
-    for (count, what) in counts.into_iter().zip(what) {
+    for (count, what) in [
+        (lagged, "times the server left out pushes, which were pulled"),
+        (returned, "times a connection was lost and came back"),
+        (unsent, "messages were due and not sent: too many were in flight"),
+    ] {
         if count > 0 {
             eprintln!("{count} {what}");
         }

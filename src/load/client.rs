@@ -2,16 +2,20 @@
 //!
 //! | module | what |
 //! | --- | --- |
+//! | `clients` | all clients of a worker, and what is put out for one of them |
 //! | `connection` | the socket, what of its stream is not whole yet, the requests without an answer |
 //! | `following` | which nodes there are, and which connections are on their way back to one |
+//! | `returning` | what is done for those who come back |
 //! | `poll` | all sockets of a thread behind one epoll |
 //! | `wire` | frames from templates, read no further than needed |
 //! | `seen` | which numbers of a stream have come |
 //! | `schedule` | when messages of an open load are due |
 
+pub(in crate::load) mod clients;
 pub(in crate::load) mod connection;
 pub(in crate::load) mod following;
 pub(in crate::load) mod poll;
+pub(in crate::load) mod returning;
 pub(in crate::load) mod schedule;
 pub(in crate::load) mod seen;
 pub(in crate::load) mod wire;

@@ -139,7 +139,6 @@ impl Connection {
         self.stage = Stage::Greeting;
         self.rest.clear();
         self.unwritten.clear();
-        self.moved.clear();
         (self.pushes, self.acked_pushes) = (0, 0);
         Ok(())
     }
@@ -151,26 +150,20 @@ impl Connection {
 
     /// Takes a place for a send once more, whose answer left open what became of it.
     pub(in crate::load) fn depart_once_more(&mut self, flight: Flight) -> Flight {
-        let place = self.free.trailing_zeros();
-        self.free &= self.free - 1;
-        let again = Flight { request_id: self.request_id(place), attempts: flight.attempts + 1, ..flight };
-        self.flights[place as usize] = again;
-        again
+        self.take_place(Flight { attempts: flight.attempts + 1, ..flight })
     }
 
     /// The sends that have no answer, under new request ids, in the order in which each side sent them.
     pub(in crate::load) fn depart_again(&mut self) -> Vec<Flight> {
+        let mut again = Vec::new();
         for place in 0..u32::try_from(self.flights.len()).unwrap_or(0) {
             if self.free & (1 << place) == 0 {
                 let request_id = self.request_id(place);
                 let flight = &mut self.flights[place as usize];
-                flight.request_id = request_id;
-                flight.attempts += 1;
+                *flight = Flight { request_id, attempts: flight.attempts + 1, ..*flight };
+                again.push(*flight);
             }
         }
-        let free = self.free;
-        let places = self.flights.iter().enumerate().filter(|(place, _)| free & (1 << place) == 0);
-        let mut again: Vec<_> = places.map(|(_, flight)| *flight).collect();
         again.sort_by_key(|flight| (flight.side.0, flight.counter));
         again
     }
@@ -206,13 +199,18 @@ impl Connection {
         client_id: [u8; CLIENT_ID_BYTES],
         now_us: u64,
     ) -> u64 {
+        let Due { side, intended_us } = due;
+        let flight =
+            Flight { side, counter, intended_us, client_id, since_us: now_us, attempts: 1, ..NO_FLIGHT };
+        self.take_place(flight).request_id
+    }
+
+    fn take_place(&mut self, flight: Flight) -> Flight {
         let place = self.free.trailing_zeros();
         self.free &= self.free - 1;
-        let request_id = self.request_id(place);
-        let Due { side, intended_us } = due;
-        self.flights[place as usize] =
-            Flight { request_id, side, counter, intended_us, client_id, since_us: now_us, attempts: 1 };
-        request_id
+        let flight = Flight { request_id: self.request_id(place), ..flight };
+        self.flights[place as usize] = flight;
+        flight
     }
 
     /// The send that this is the answer to, which is in flight no more.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use convoke_protocol::codec;
 use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::event::Kicked;
-use convoke_protocol::frame::{Codec, RawFrame, Request};
+use convoke_protocol::frame::{Codec, RawFrame};
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::Seq;
 use convoke_protocol::message::Cursor;
@@ -26,10 +26,11 @@ use super::member::Member;
 use super::task::{Arrived, CatchingUp, Findings, Lost, Order, Stopped, Task};
 use crate::auth::SigningKey;
 use crate::load::LoadError;
-use crate::load::client::connection::{Connection, Stage};
-use crate::load::client::following::{BACK_WITHIN, Following, micros};
+use crate::load::client::clients::Clients;
+use crate::load::client::connection::Stage;
+use crate::load::client::following::{BACK_WITHIN, micros};
 use crate::load::client::hello;
-use crate::load::client::poll::Poll;
+use crate::load::client::returning::Returning as _;
 use crate::load::client::schedule::{SLICE_US, SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Tail, type_number};
 use crate::load::process::{raise_descriptor_limit, say};
@@ -73,7 +74,7 @@ struct Words {
 
 /// A message that came to a member: its number in the group, above the base.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+pub(super) struct Heard {
     number: u64,
     intended_us: u64,
 }
@@ -82,13 +83,10 @@ struct Heard {
 pub(super) struct Worker {
     task: Task,
     key: SigningKey,
-    framing: Framing,
-    poll: Poll,
-    connections: Vec<Connection>,
+    clients: Clients<Heard>,
     members: Vec<Member>,
     words: Option<Words>,
     buffer: Vec<u8>,
-    out: Vec<u8>,
     random: SmallRng,
     phase: Phase,
     /// When logins may begin, if not all at once.
@@ -97,12 +95,8 @@ pub(super) struct Worker {
     arrived: Arrived,
     began_us: u64,
     live: u32,
-    following: Following<Heard>,
     last_login_us: u64,
-    heartbeat_us: u64,
-    max_cursors: usize,
     slices: Slices,
-    now_us: u64,
     in_flight: u64,
     begun: Option<Mark>,
     ended: Option<Mark>,
@@ -153,16 +147,14 @@ impl Worker {
             Words { opening: Opening::to_group(&speaking.group, bytes), tail: Tail::new(bytes) }
         });
         let body = task.speaking.as_ref().map_or(0, |speaking| speaking.body_bytes);
+        let framing = if task.websocket { Framing::WebSocket(Codec::Bincode) } else { Framing::Tcp };
         let now_us = machine_us();
         Ok(Self {
             key: SigningKey::load(&task.key_file)?,
-            framing: if task.websocket { Framing::WebSocket(Codec::Bincode) } else { Framing::Tcp },
-            poll: Poll::new()?,
-            connections: Vec::new(),
+            clients: Clients::new(framing, &task.addresses, task.speaking.is_some(), now_us)?,
             members: (0..task.connections).map(|_| Member::default()).collect(),
             words,
             buffer: vec![0; READ_BYTES + body],
-            out: Vec::new(),
             random: SmallRng::from_os_rng(),
             phase: Phase::Arriving,
             arrivals: task.logins_per_s.map(|per_s| Schedule::new(now_us, per_s, 0.0)),
@@ -170,12 +162,8 @@ impl Worker {
             arrived: Arrived::default(),
             began_us: now_us,
             live: 0,
-            following: Following::new(&task.addresses, task.websocket),
             last_login_us: now_us,
-            heartbeat_us: u64::MAX,
-            max_cursors: 1,
             slices: Slices::new(now_us),
-            now_us,
             in_flight: 0,
             begun: None,
             ended: None,
@@ -195,7 +183,7 @@ impl Worker {
             self.arrive()?;
             self.turn()?;
             match self.phase {
-                Phase::Stopping { until_us } if self.in_flight == 0 || self.now_us > until_us => {
+                Phase::Stopping { until_us } if self.in_flight == 0 || self.clients.now_us > until_us => {
                     self.phase = Phase::Resting;
                     say(&Stopped { acked: self.findings.acked })?;
                 }
@@ -211,13 +199,16 @@ impl Worker {
     }
 
     fn obey(&mut self, order: Order) -> Result<(), LoadError> {
-        self.now_us = machine_us();
-        let mark =
-            Mark { at_us: self.now_us, acked: self.findings.acked, delivered: self.findings.delivered };
+        self.clients.now_us = machine_us();
+        let mark = Mark {
+            at_us: self.clients.now_us,
+            acked: self.findings.acked,
+            delivered: self.findings.delivered,
+        };
         match order {
             Order::Lose => {
                 // Their descriptors leave the epoll with them.
-                self.connections.clear();
+                self.clients.connections.clear();
                 self.live = 0;
                 // The ports of the lost connections are not free yet.
                 self.task.from = self.task.from.map(next_address);
@@ -225,9 +216,10 @@ impl Worker {
                 say(&Lost {})?;
             }
             Order::Return => {
-                self.arrivals = self.task.logins_per_s.map(|per_s| Schedule::new(self.now_us, per_s, 0.0));
+                self.arrivals =
+                    self.task.logins_per_s.map(|per_s| Schedule::new(self.clients.now_us, per_s, 0.0));
                 self.arrived = Arrived::default();
-                (self.began_us, self.last_login_us) = (self.now_us, self.now_us);
+                (self.began_us, self.last_login_us) = (self.clients.now_us, self.clients.now_us);
                 self.phase = Phase::Arriving;
             }
             Order::Speak => {
@@ -235,11 +227,11 @@ impl Worker {
                 let speaking = self.task.speaking.clone().filter(|_| self.task.first == 0);
                 let Some(speaking) = speaking else { return Ok(()) };
                 match speaking.rate {
-                    Some(rate) => self.schedule = Some(Schedule::new(self.now_us, rate, 0.0)),
+                    Some(rate) => self.schedule = Some(Schedule::new(self.clients.now_us, rate, 0.0)),
                     None => {
                         for at in 0..speaking.speakers as usize {
                             self.speak(at);
-                            self.flush(at)?;
+                            self.clients.flush(at)?;
                         }
                     }
                 }
@@ -247,12 +239,13 @@ impl Worker {
             Order::Measure => self.begun = Some(mark),
             Order::Stop => {
                 self.ended = Some(mark);
-                self.findings.unsent = self.connections.iter().map(|one| one.backlog.len() as u64).sum();
-                self.connections.iter_mut().for_each(|one| one.backlog.clear());
-                self.phase = Phase::Stopping { until_us: self.now_us + SETTLE_WITHIN_US };
+                self.findings.unsent =
+                    self.clients.connections.iter().map(|one| one.backlog.len() as u64).sum();
+                self.clients.connections.iter_mut().for_each(|one| one.backlog.clear());
+                self.phase = Phase::Stopping { until_us: self.clients.now_us + SETTLE_WITHIN_US };
             }
             Order::Settle { head } => {
-                let until_us = self.now_us + SETTLE_WITHIN_US;
+                let until_us = self.clients.now_us + SETTLE_WITHIN_US;
                 self.phase = Phase::Settling { head, until_us, quiet_since_us: None };
             }
         }
@@ -265,72 +258,64 @@ impl Worker {
         self.issue()?;
         self.go_on()?;
         self.bring_back()?;
-        let mut until = self.slices.next_us().min(self.following.next_us());
+        let mut until = self.slices.next_us().min(self.clients.following.next_us());
         for schedule in [&self.schedule, &self.arrivals].into_iter().flatten() {
             until = until.min(schedule.next_us());
         }
-        let wait = Duration::from_micros(until.saturating_sub(self.now_us).min(SLICE_US));
-        let ready = self.poll.wait(wait)?;
-        self.now_us = machine_us();
+        let wait = Duration::from_micros(until.saturating_sub(self.clients.now_us).min(SLICE_US));
+        let ready = self.clients.poll.wait(wait)?;
+        self.clients.now_us = machine_us();
         for one in &ready {
-            if one.writable
-                && let Err(error) = self.connections[one.at].write_waiting()
-            {
-                self.broken(one.at, &error)?;
+            if one.writable {
+                self.clients.write_waiting(one.at)?;
             }
-            if one.readable && self.connections[one.at].stage != Stage::Away {
+            if one.readable && self.clients.connections[one.at].stage != Stage::Away {
                 self.read(one.at)?;
             }
         }
-        self.poll.give_back(ready);
+        self.clients.poll.give_back(ready);
         Ok(())
     }
 
     fn read(&mut self, at: usize) -> Result<(), LoadError> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        'reading: loop {
-            let filled = match self.connections[at].read(&mut buffer) {
-                Ok(Some(filled)) => filled,
-                Ok(None) => break,
-                Err(error) => {
-                    self.broken(at, &error)?;
-                    break;
-                }
-            };
-            self.now_us = machine_us();
+        'reading: while let Some(filled) = self.clients.read(at, &mut buffer)? {
+            self.clients.now_us = machine_us();
             let mut rest = &buffer[..filled];
-            if self.connections[at].stage == Stage::Upgrading {
+            if self.clients.connections[at].stage == Stage::Upgrading {
                 match wire::upgraded(&mut rest) {
                     Some(true) => {
-                        self.connections[at].stage = Stage::Greeting;
-                        self.ask(at, &hello().into());
+                        self.clients.connections[at].stage = Stage::Greeting;
+                        self.clients.ask(at, &hello().into());
                     }
-                    Some(false) => return Err(self.wrong(at, "the upgrade to WebSocket was refused")),
+                    Some(false) => {
+                        return Err(self.clients.wrong(at, "the upgrade to WebSocket was refused"));
+                    }
                     None => {}
                 }
             }
-            if self.connections[at].stage != Stage::Upgrading {
-                while let Some(frame) =
-                    wire::next(&mut rest, self.framing).map_err(|error| self.wrong(at, error))?
+            if self.clients.connections[at].stage != Stage::Upgrading {
+                while let Some(frame) = wire::next(&mut rest, self.clients.framing)
+                    .map_err(|error| self.clients.wrong(at, error))?
                 {
                     self.take(at, frame)?;
-                    if self.connections[at].stage == Stage::Away {
+                    if self.clients.connections[at].stage == Stage::Away {
                         break 'reading;
                     }
                 }
             }
-            self.connections[at].keep(rest);
+            self.clients.connections[at].keep(rest);
             // A socket that did not fill the buffer is empty, and says so when it no longer is.
             if filled < buffer.len() {
                 break;
             }
         }
         self.buffer = buffer;
-        self.flush(at)
+        self.clients.flush(at)
     }
 
     fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
-        match (self.connections[at].stage, frame.head.type_number) {
+        match (self.clients.connections[at].stage, frame.head.type_number) {
             (_, type_number::PUSH) => self.pushed(at, frame.body),
             (Stage::Live | Stage::CatchingUp, type_number::SENT) => self.sent(at, frame),
             (Stage::Live | Stage::CatchingUp, type_number::ERROR) => self.refused(at, frame),
@@ -342,17 +327,19 @@ impl Worker {
                 Ok(())
             }
             (Stage::CatchingUp, type_number::PULLED) => self.pulled(at, frame.body),
-            (_, type_number::GO_AWAY) => self.told_to_go(at, frame.body),
-            (_, type_number::NODES_CHANGED) => self.nodes_changed(at, frame.body),
+            (_, type_number::GO_AWAY) => self.clients.told_to_go(at, frame.body),
+            (_, type_number::NODES_CHANGED) => self.clients.nodes_changed(at, frame.body),
             (_, type_number::KICKED) => {
                 let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
-                Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
+                Err(self
+                    .clients
+                    .wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
             }
             (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
             (Stage::LoggingIn, type_number::LOGGED_IN) if self.came_back(at) => Ok(()),
             (Stage::LoggingIn, type_number::LOGGED_IN) => {
                 if self.task.catching_up != CatchingUp::Not {
-                    self.connections[at].stage = Stage::Syncing;
+                    self.clients.connections[at].stage = Stage::Syncing;
                     self.ask_sync(at, None);
                 } else {
                     self.is_live(at);
@@ -360,7 +347,7 @@ impl Worker {
                 Ok(())
             }
             (Stage::Syncing, type_number::SYNCED_SINCE) => self.synced(at, frame.body),
-            (_, type_number::ERROR) => self.not_let_in(at, frame.body),
+            (_, type_number::ERROR) => self.clients.not_let_in(at, frame.body),
             // Answers to acknowledgements and heartbeats, and events that this program does not know.
             _ => Ok(()),
         }
@@ -371,29 +358,31 @@ impl Worker {
     }
 
     fn sent(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
-        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
-            return Err(self.wrong(at, "a second answer"));
+        let Some(flight) = self.clients.connections[at].arrive(frame.head.request_id) else {
+            return Err(self.clients.wrong(at, "a second answer"));
         };
         let Some(head) = wire::read_sent(frame.body).filter(|head| head.seq > self.base()) else {
-            return Err(self.wrong(at, "an answer that does not fit what was sent"));
+            return Err(self.clients.wrong(at, "an answer that does not fit what was sent"));
         };
         let base = self.base();
         self.members[at].acked(head.seq - base);
         self.findings.acked += 1;
         self.in_flight -= 1;
         if self.since_begin(flight.intended_us).is_some() {
-            self.findings.ack.record(Duration::from_micros(self.now_us.saturating_sub(flight.intended_us)));
+            self.findings
+                .ack
+                .record(Duration::from_micros(self.clients.now_us.saturating_sub(flight.intended_us)));
         }
         self.speak(at);
         Ok(())
     }
 
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
-        let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
-        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
-            return self.pull_refused(at, &error);
+        let error: RequestError = codec::decode(frame.body).map_err(|error| self.clients.wrong(at, error))?;
+        let Some(flight) = self.clients.connections[at].arrive(frame.head.request_id) else {
+            return self.clients.pull_refused(at, &error);
         };
-        if error.outcome == Outcome::UNKNOWN && self.now_us < flight.since_us + micros(BACK_WITHIN) {
+        if error.outcome == Outcome::UNKNOWN && self.clients.now_us < flight.since_us + micros(BACK_WITHIN) {
             self.say_again(at, flight);
             return Ok(());
         }
@@ -405,28 +394,28 @@ impl Worker {
     }
 
     fn pushed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        self.connections[at].pushes += 1;
+        self.clients.connections[at].pushes += 1;
         let Some(speaking) = &self.task.speaking else { return Ok(()) };
         let fits = |push: &wire::Pushed<'_>| {
             push.conversation == speaking.conversation.as_str() && push.seq > speaking.base
         };
         let Some(push) = wire::read_push(body).filter(fits) else {
-            return Err(self.wrong(at, "a push of a message that is not for it"));
+            return Err(self.clients.wrong(at, "a push of a message that is not for it"));
         };
         // What was said on a connection before this one comes to it as to any other session of the user.
-        if self.members[at].returned && push.stamp.side == self.connections[at].sides[0] {
+        if self.members[at].returned && push.stamp.side == self.clients.connections[at].sides[0] {
             return Ok(());
         }
         let heard = Heard { number: push.seq - speaking.base, intended_us: push.stamp.intended_us };
         let member = &mut self.members[at];
-        if self.connections[at].stage == Stage::CatchingUp {
-            self.following.hold(at, heard);
+        if self.clients.connections[at].stage == Stage::CatchingUp {
+            self.clients.following.hold(at, heard);
         } else if (heard.number > member.pulled || !member.seen.contains(heard.number))
             && member.pushed(heard.number)
         {
             self.hear(heard);
         }
-        let connection = &self.connections[at];
+        let connection = &self.clients.connections[at];
         if connection.pushes - connection.acked_pushes >= ACK_AFTER {
             self.acknowledge(at);
         }
@@ -437,7 +426,7 @@ impl Worker {
     fn hear(&mut self, Heard { intended_us, .. }: Heard) {
         self.findings.delivered += 1;
         if let Some(since) = self.since_begin(intended_us) {
-            let latency = Duration::from_micros(self.now_us.saturating_sub(intended_us));
+            let latency = Duration::from_micros(self.clients.now_us.saturating_sub(intended_us));
             self.findings.push.record(latency);
             self.findings.series.record(since, latency);
         }
@@ -452,25 +441,27 @@ impl Worker {
 
     /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
     fn sweep(&mut self) -> Result<(), LoadError> {
-        while let Some(slice) = self.slices.take(self.now_us) {
-            for at in (slice..self.connections.len()).step_by(SLICES) {
-                let connection = &self.connections[at];
+        while let Some(slice) = self.slices.take(self.clients.now_us) {
+            for at in (slice..self.clients.connections.len()).step_by(SLICES) {
+                let connection = &self.clients.connections[at];
                 if connection.stage != Stage::Live {
                     continue;
                 }
                 if connection.pushes > connection.acked_pushes {
                     self.acknowledge(at);
-                } else if self.now_us.saturating_sub(connection.asked_us) >= self.heartbeat_us / 2 {
-                    self.ask(at, &Heartbeat {}.into());
+                } else if self.clients.now_us.saturating_sub(connection.asked_us)
+                    >= self.clients.heartbeat_us / 2
+                {
+                    self.clients.ask(at, &Heartbeat {}.into());
                 }
-                self.flush(at)?;
+                self.clients.flush(at)?;
             }
         }
         Ok(())
     }
 
     fn acknowledge(&mut self, at: usize) {
-        let connection = &mut self.connections[at];
+        let connection = &mut self.clients.connections[at];
         connection.acked_pushes = connection.pushes;
         let pushes = connection.pushes;
         let seen = self.members[at].seen.upto;
@@ -479,29 +470,7 @@ impl Worker {
             seq: Seq(speaking.base + seen),
         });
         let ack = Ack { pushes, cursors: cursors.into_iter().collect() };
-        self.ask(at, &ack.into());
-    }
-
-    fn ask(&mut self, at: usize, request: &Request) {
-        let connection = &mut self.connections[at];
-        connection.asked_us = self.now_us;
-        wire::put_request(&mut self.out, self.framing, connection.other_request_id(), request);
-    }
-
-    /// Writes what was put out for this connection.
-    fn flush(&mut self, at: usize) -> Result<(), LoadError> {
-        let out = std::mem::take(&mut self.out);
-        let connection = &mut self.connections[at];
-        // What was to be said on a connection that is over is said again on the next one.
-        let written =
-            if out.is_empty() || connection.stage == Stage::Away { Ok(()) } else { connection.write(&out) };
-        self.out = out;
-        self.out.clear();
-        written.or_else(|error| self.broken(at, &error))
-    }
-
-    fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {
-        LoadError::Connection { user: self.connections[at].user.clone(), problem: problem.to_string() }
+        self.clients.ask(at, &ack.into());
     }
 
     /// What was found, once all have everything or the time for that is over.
@@ -509,11 +478,11 @@ impl Worker {
         let Phase::Settling { head, until_us, quiet_since_us } = &mut self.phase else { return None };
         let above = head.saturating_sub(self.task.speaking.as_ref().map_or(0, |speaking| speaking.base));
         if self.members.iter().all(|member| member.seen.upto >= above) {
-            let since = *quiet_since_us.get_or_insert(self.now_us);
-            if self.now_us - since < GRACE_US {
+            let since = *quiet_since_us.get_or_insert(self.clients.now_us);
+            if self.clients.now_us - since < GRACE_US {
                 return None;
             }
-        } else if self.now_us < *until_us {
+        } else if self.clients.now_us < *until_us {
             return None;
         }
         let mut findings = std::mem::take(&mut self.findings);

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use convoke_protocol::codec;
 use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::event::Kicked;
-use convoke_protocol::frame::{RawFrame, Request};
+use convoke_protocol::frame::RawFrame;
 use convoke_protocol::framing::Framing;
 use convoke_protocol::id::{ConversationId, Seq};
 use convoke_protocol::message::Cursor;
 use convoke_protocol::request::messages::Ack;
-use convoke_protocol::request::session::{Heartbeat, Welcome};
+use convoke_protocol::request::session::Heartbeat;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use uuid::Builder;
@@ -23,12 +23,13 @@ use super::ledger::{Ledger, Numbered};
 use super::plan::Part;
 use super::task::{Control, Findings, Job, Phase, Tokens};
 use crate::load::LoadError;
-use crate::load::client::connection::{Connection, Due, Flight, Stage};
-use crate::load::client::following::{BACK_WITHIN, Following, micros};
-use crate::load::client::poll::Poll;
+use crate::load::client::clients::Clients;
+use crate::load::client::connection::{Due, Flight, Stage};
+use crate::load::client::following::{BACK_WITHIN, micros};
+use crate::load::client::returning::Returning as _;
 use crate::load::client::schedule::{SLICES, Schedule, Slices};
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
-use crate::load::client::{SideId, hello, login};
+use crate::load::client::{SideId, login};
 use crate::load::report::rate;
 
 /// Connections of one process that are being logged in at the same time.
@@ -63,7 +64,7 @@ struct Side {
 
 /// A message that came to a side.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+pub(super) struct Heard {
     side: SideId,
     message: Numbered,
     intended_us: u64,
@@ -75,8 +76,7 @@ pub(super) struct Worker<'a> {
     part: Part,
     tokens: &'a dyn Tokens,
     control: &'a Control,
-    poll: Poll,
-    connections: Vec<Connection>,
+    clients: Clients<Heard>,
     /// Sides of each connection that is not open yet.
     seats: Vec<Vec<SideId>>,
     sides: Vec<Side>,
@@ -84,16 +84,11 @@ pub(super) struct Worker<'a> {
     ledger: Ledger,
     tail: Tail,
     buffer: Vec<u8>,
-    out: Vec<u8>,
     random: SmallRng,
     phase: Phase,
     schedule: Option<Schedule>,
     live: u32,
-    following: Following<Heard>,
-    heartbeat_us: u64,
-    max_cursors: usize,
     slices: Slices,
-    now_us: u64,
     begun: Option<Mark>,
     ended: Option<Mark>,
     findings: Findings,
@@ -133,24 +128,18 @@ impl<'a> Worker<'a> {
             part,
             tokens,
             control,
-            poll: Poll::new()?,
-            connections: Vec::with_capacity(part.connections as usize),
+            clients: Clients::new(Framing::Tcp, &job.addresses, true, control.now_us())?,
             seats,
             sides,
             conversations,
             ledger: Ledger::new(part.conversations),
             tail: Tail::new(job.body_bytes),
             buffer: vec![0; READ_BYTES + job.body_bytes],
-            out: Vec::new(),
             random: SmallRng::from_os_rng(),
             phase: Phase::Connecting,
             schedule: None,
             live: 0,
-            following: Following::new(&job.addresses, false),
-            heartbeat_us: u64::MAX,
-            max_cursors: 1,
             slices: Slices::new(0),
-            now_us: control.now_us(),
             begun: None,
             ended: None,
             findings: Findings::default(),
@@ -172,10 +161,12 @@ impl<'a> Worker<'a> {
                     let since = self.ended.map_or(0, |mark| mark.at_us);
                     if !self.is_settled() {
                         settled_at = None;
-                        if self.now_us - since > micros(self.job.settle_within) {
+                        if self.clients.now_us - since > micros(self.job.settle_within) {
                             break;
                         }
-                    } else if self.now_us - *settled_at.get_or_insert(self.now_us) > micros(GRACE) {
+                    } else if self.clients.now_us - *settled_at.get_or_insert(self.clients.now_us)
+                        > micros(GRACE)
+                    {
                         break;
                     }
                 }
@@ -193,7 +184,7 @@ impl<'a> Worker<'a> {
             if self.control.phase() == Phase::Aborted {
                 return Err(LoadError::Broken("the load test was given up"));
             }
-            while self.connections.len() < all.min(self.live + at_once) as usize {
+            while self.clients.connections.len() < all.min(self.live + at_once) as usize {
                 self.connect()?;
             }
             self.turn()?;
@@ -209,35 +200,33 @@ impl<'a> Worker<'a> {
     }
 
     fn connect(&mut self) -> Result<(), LoadError> {
-        let at = self.connections.len();
+        let at = self.clients.connections.len();
         let number = self.part.first + u32::try_from(at).unwrap_or(u32::MAX);
         let to = self.job.addresses[number as usize % self.job.addresses.len()];
         let (user, sides) = (self.job.user(number), std::mem::take(&mut self.seats[at]));
-        let connection =
-            Connection::open(user, to, self.job.from, sides).map_err(LoadError::doing("connecting"))?;
-        self.poll.watch(connection.stream(), at)?;
-        self.connections.push(connection);
-        self.ask(at, &hello().into());
-        self.flush(at)
+        self.clients.open(user, to, self.job.from, sides)
     }
 
     fn enter(&mut self, phase: Phase) -> Result<(), LoadError> {
         self.phase = phase;
-        self.now_us = self.control.now_us();
-        let mark =
-            Mark { at_us: self.now_us, acked: self.ledger.total_acked(), pushed: self.ledger.total_pushed() };
+        self.clients.now_us = self.control.now_us();
+        let mark = Mark {
+            at_us: self.clients.now_us,
+            acked: self.ledger.total_acked(),
+            pushed: self.ledger.total_pushed(),
+        };
         match phase {
             Phase::WarmingUp => match self.job.rate {
                 Some(rate) => {
                     let share =
                         f64::from(self.part.conversations) / f64::from(self.part.conversations_in_all);
                     let offset = f64::from(self.part.number) / f64::from(self.part.parts);
-                    self.schedule = Some(Schedule::new(self.now_us, rate * share, offset));
+                    self.schedule = Some(Schedule::new(self.clients.now_us, rate * share, offset));
                 }
                 None => {
-                    for at in 0..self.connections.len() {
+                    for at in 0..self.clients.connections.len() {
                         self.send_what_may_go(at);
-                        self.flush(at)?;
+                        self.clients.flush(at)?;
                     }
                 }
             },
@@ -250,8 +239,8 @@ impl<'a> Worker<'a> {
 
     fn is_settled(&self) -> bool {
         self.ledger.is_settled()
-            && self.following.is_idle()
-            && self.connections.iter().all(|connection| connection.backlog.is_empty())
+            && self.clients.following.is_idle()
+            && self.clients.connections.iter().all(|connection| connection.backlog.is_empty())
     }
 
     /// Waits until something is to be done, and does it.
@@ -259,60 +248,50 @@ impl<'a> Worker<'a> {
         self.sweep()?;
         self.issue()?;
         self.bring_back()?;
-        let mut until = self.slices.next_us().min(self.following.next_us());
+        let mut until = self.slices.next_us().min(self.clients.following.next_us());
         if let Some(schedule) = self.schedule.as_ref().filter(|_| self.is_sending()) {
             until = until.min(schedule.next_us());
         }
-        let wait = Duration::from_micros(until.saturating_sub(self.now_us));
-        let ready = self.poll.wait(wait)?;
-        self.now_us = self.control.now_us();
+        let wait = Duration::from_micros(until.saturating_sub(self.clients.now_us));
+        let ready = self.clients.poll.wait(wait)?;
+        self.clients.now_us = self.control.now_us();
         for one in &ready {
-            if one.writable
-                && let Err(error) = self.connections[one.at].write_waiting()
-            {
-                self.broken(one.at, &error)?;
+            if one.writable {
+                self.clients.write_waiting(one.at)?;
             }
-            if one.readable && self.connections[one.at].stage != Stage::Away {
+            if one.readable && self.clients.connections[one.at].stage != Stage::Away {
                 self.read(one.at)?;
             }
         }
-        self.poll.give_back(ready);
+        self.clients.poll.give_back(ready);
         Ok(())
     }
 
     fn read(&mut self, at: usize) -> Result<(), LoadError> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        'reading: loop {
-            let filled = match self.connections[at].read(&mut buffer) {
-                Ok(Some(filled)) => filled,
-                Ok(None) => break,
-                Err(error) => {
-                    self.broken(at, &error)?;
-                    break;
-                }
-            };
-            self.now_us = self.control.now_us();
+        'reading: while let Some(filled) = self.clients.read(at, &mut buffer)? {
+            self.clients.now_us = self.control.now_us();
             let mut rest = &buffer[..filled];
             while let Some(frame) =
-                wire::next(&mut rest, Framing::Tcp).map_err(|error| self.wrong(at, error))?
+                wire::next(&mut rest, Framing::Tcp).map_err(|error| self.clients.wrong(at, error))?
             {
                 self.take(at, frame)?;
-                if self.connections[at].stage == Stage::Away {
+                if self.clients.connections[at].stage == Stage::Away {
                     break 'reading;
                 }
             }
-            self.connections[at].keep(rest);
+            self.clients.connections[at].keep(rest);
             // A socket that did not fill the buffer is empty, and says so when it no longer is.
             if filled < buffer.len() {
                 break;
             }
         }
         self.buffer = buffer;
-        self.flush(at)
+        self.clients.flush(at)
     }
 
     fn take(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
-        match (self.connections[at].stage, frame.head.type_number) {
+        match (self.clients.connections[at].stage, frame.head.type_number) {
             (Stage::Live | Stage::CatchingUp, type_number::SENT) => self.sent(at, frame),
             (Stage::Live | Stage::CatchingUp, type_number::PUSH) => self.pushed(at, frame.body),
             (Stage::Live | Stage::CatchingUp, type_number::ERROR) => self.refused(at, frame),
@@ -322,40 +301,37 @@ impl<'a> Worker<'a> {
                 Ok(())
             }
             (Stage::CatchingUp, type_number::PULLED) => self.pulled(at, frame.body),
-            (_, type_number::GO_AWAY) => self.told_to_go(at, frame.body),
-            (_, type_number::NODES_CHANGED) => self.nodes_changed(at, frame.body),
+            (_, type_number::GO_AWAY) => self.clients.told_to_go(at, frame.body),
+            (_, type_number::NODES_CHANGED) => self.clients.nodes_changed(at, frame.body),
             (_, type_number::KICKED) => {
                 let reason = codec::decode::<Kicked>(frame.body).map(|event| event.reason.to_string());
-                Err(self.wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
+                Err(self
+                    .clients
+                    .wrong(at, format_args!("the server closed it: {}", reason.unwrap_or_default())))
             }
             (Stage::Greeting, type_number::WELCOME) => self.welcomed(at, frame.body),
             (Stage::LoggingIn, type_number::LOGGED_IN) if self.came_back(at) => Ok(()),
             (Stage::LoggingIn, type_number::LOGGED_IN) => {
-                self.connections[at].go_live(self.job.in_flight);
+                self.clients.connections[at].go_live(self.job.in_flight);
                 self.live += 1;
                 self.control.live.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            (_, type_number::ERROR) => self.not_let_in(at, frame.body),
+            (_, type_number::ERROR) => self.clients.not_let_in(at, frame.body),
             // Answers to acknowledgements and heartbeats, and events that this program does not know.
             _ => Ok(()),
         }
     }
 
     fn welcomed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        let welcome: Welcome = codec::decode(body).map_err(|error| self.wrong(at, error))?;
-        self.heartbeat_us = u64::from(welcome.heartbeat_ms) * 1000;
-        self.max_cursors = (welcome.limits.max_ranges as usize).max(1);
-        self.following.learn(&welcome.nodes);
-        let connection = &mut self.connections[at];
-        connection.stage = Stage::LoggingIn;
-        let login = login(self.tokens.token(&connection.user));
-        self.ask(at, &login.into());
+        self.clients.welcomed(at, body)?;
+        let login = login(self.tokens.token(&self.clients.connections[at].user));
+        self.clients.ask(at, &login.into());
         Ok(())
     }
 
     fn sent(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
-        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
+        let Some(flight) = self.clients.connections[at].arrive(frame.head.request_id) else {
             self.answered_again(at);
             return Ok(());
         };
@@ -363,11 +339,11 @@ impl<'a> Worker<'a> {
         let head = wire::read_sent(frame.body)
             .filter(|head| head.conversation == self.conversations[side.conversation()].as_str());
         let Some(head) = head else {
-            return Err(self.wrong(at, "an answer that does not fit what was sent"));
+            return Err(self.clients.wrong(at, "an answer that does not fit what was sent"));
         };
         self.ledger.acked(side, Numbered { counter, seq: head.seq });
         if self.is_measured(intended_us) {
-            let latency = Duration::from_micros(self.now_us.saturating_sub(intended_us));
+            let latency = Duration::from_micros(self.clients.now_us.saturating_sub(intended_us));
             self.findings.ack.record(latency);
             let since = self.begun.map_or(0, |mark| intended_us.saturating_sub(mark.at_us));
             self.findings.series.record(Duration::from_micros(since), latency);
@@ -377,17 +353,18 @@ impl<'a> Worker<'a> {
     }
 
     fn answered_again(&mut self, at: usize) {
-        if let Some(side) = self.connections[at].sides.first() {
+        if let Some(side) = self.clients.connections[at].sides.first() {
             self.ledger.acked_again(*side);
         }
     }
 
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
-        let error: RequestError = codec::decode(frame.body).map_err(|error| self.wrong(at, error))?;
-        let Some(flight) = self.connections[at].arrive(frame.head.request_id) else {
-            return self.pull_refused(at, &error);
+        let error: RequestError = codec::decode(frame.body).map_err(|error| self.clients.wrong(at, error))?;
+        let Some(flight) = self.clients.connections[at].arrive(frame.head.request_id) else {
+            return self.clients.pull_refused(at, &error);
         };
-        if error.outcome == Outcome::UNKNOWN && self.now_us < flight.since_us + micros(BACK_WITHIN) {
+        if error.outcome == Outcome::UNKNOWN && self.clients.now_us < flight.since_us + micros(BACK_WITHIN) {
+            self.ledger.repeats(flight.side);
             self.say_again(at, flight);
             return Ok(());
         }
@@ -398,7 +375,7 @@ impl<'a> Worker<'a> {
     }
 
     fn pushed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        self.connections[at].pushes += 1;
+        self.clients.connections[at].pushes += 1;
         let push = wire::read_push(body);
         // What was said on a connection before this one comes to it as to any other session of the user.
         if push.as_ref().is_some_and(|push| self.is_own(at, push.stamp)) {
@@ -406,17 +383,17 @@ impl<'a> Worker<'a> {
         }
         let push = push.and_then(|push| self.fitting(at, push.conversation, push.seq, push.stamp));
         let Some(push) = push else {
-            return Err(self.wrong(at, "a push of a message that is not for it"));
+            return Err(self.clients.wrong(at, "a push of a message that is not for it"));
         };
-        if self.connections[at].stage == Stage::CatchingUp {
-            self.following.hold(at, push);
+        if self.clients.connections[at].stage == Stage::CatchingUp {
+            self.clients.following.hold(at, push);
         } else if push.message.seq > self.sides[push.side.index()].pulled
             || !self.ledger.knows(push.side, push.message.seq)
         {
             self.ledger.pushed(push.side, push.message);
             self.hear(at, push);
         }
-        let connection = &self.connections[at];
+        let connection = &self.clients.connections[at];
         if connection.pushes - connection.acked_pushes >= ACK_AFTER {
             self.acknowledge(at);
         }
@@ -426,10 +403,10 @@ impl<'a> Worker<'a> {
     /// A message came to this side: pushed, or pulled after it was missed.
     fn hear(&mut self, at: usize, Heard { side, intended_us, .. }: Heard) {
         if self.is_measured(intended_us) {
-            self.findings.push.record(Duration::from_micros(self.now_us.saturating_sub(intended_us)));
+            self.findings.push.record(Duration::from_micros(self.clients.now_us.saturating_sub(intended_us)));
         }
         if !std::mem::replace(&mut self.sides[side.index()].moved, true) {
-            self.connections[at].moved.push(side);
+            self.clients.connections[at].moved.push(side);
         }
     }
 
@@ -444,27 +421,27 @@ impl<'a> Worker<'a> {
 
     /// Sends until as much is in flight as may be, or nothing waits for being sent.
     fn send_what_may_go(&mut self, at: usize) {
-        if self.connections[at].stage != Stage::Live {
+        if self.clients.connections[at].stage != Stage::Live {
             return;
         }
-        while self.connections[at].may_send() {
-            let connection = &mut self.connections[at];
+        while self.clients.connections[at].may_send() {
+            let connection = &mut self.clients.connections[at];
             let due = if self.job.rate.is_some() {
                 connection.backlog.pop_front()
             } else if matches!(self.phase, Phase::WarmingUp | Phase::Measuring) {
-                Some(Due { side: connection.take_turn(), intended_us: self.now_us })
+                Some(Due { side: connection.take_turn(), intended_us: self.clients.now_us })
             } else {
                 None
             };
             let Some(due) = due else { return };
             let counter = self.ledger.send(due.side);
             let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
-            let request_id = connection.depart(due, counter, client_id, self.now_us);
-            connection.asked_us = self.now_us;
+            let request_id = connection.depart(due, counter, client_id, self.clients.now_us);
+            connection.asked_us = self.clients.now_us;
             let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter };
             let single = Single { request_id, client_id, stamp };
             wire::put_send(
-                &mut self.out,
+                &mut self.clients.out,
                 Framing::Tcp,
                 single,
                 &self.sides[due.side.index()].opening,
@@ -478,72 +455,54 @@ impl<'a> Worker<'a> {
         if !self.is_sending() {
             return Ok(());
         }
-        while let Some((number, intended_us)) = self.schedule.as_mut().and_then(|all| all.take(self.now_us)) {
+        while let Some((number, intended_us)) =
+            self.schedule.as_mut().and_then(|all| all.take(self.clients.now_us))
+        {
             // First one side of every conversation in turn, then the other.
             let sides = self.sides.len() as u64;
             let place = number % sides;
             let side = if place < sides / 2 { 2 * place } else { 2 * (place - sides / 2) + 1 };
             let side = SideId(u32::try_from(side).unwrap_or(u32::MAX));
             let at = self.sides[side.index()].connection as usize;
-            self.connections[at].backlog.push_back(Due { side, intended_us });
+            self.clients.connections[at].backlog.push_back(Due { side, intended_us });
             self.send_what_may_go(at);
-            self.flush(at)?;
+            self.clients.flush(at)?;
         }
         Ok(())
     }
 
     /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
     fn sweep(&mut self) -> Result<(), LoadError> {
-        while let Some(slice) = self.slices.take(self.now_us) {
-            for at in (slice..self.connections.len()).step_by(SLICES) {
-                let connection = &self.connections[at];
+        while let Some(slice) = self.slices.take(self.clients.now_us) {
+            for at in (slice..self.clients.connections.len()).step_by(SLICES) {
+                let connection = &self.clients.connections[at];
                 if connection.stage != Stage::Live {
                     continue;
                 }
                 if connection.pushes > connection.acked_pushes {
                     self.acknowledge(at);
-                } else if self.now_us.saturating_sub(connection.asked_us) >= self.heartbeat_us / 2 {
-                    self.ask(at, &Heartbeat {}.into());
+                } else if self.clients.now_us.saturating_sub(connection.asked_us)
+                    >= self.clients.heartbeat_us / 2
+                {
+                    self.clients.ask(at, &Heartbeat {}.into());
                 }
-                self.flush(at)?;
+                self.clients.flush(at)?;
             }
         }
         Ok(())
     }
 
     fn acknowledge(&mut self, at: usize) {
-        let connection = &mut self.connections[at];
+        let connection = &mut self.clients.connections[at];
         connection.acked_pushes = connection.pushes;
-        let named = connection.moved.len().min(self.max_cursors);
+        let named = connection.moved.len().min(self.clients.max_cursors);
         let cursors = connection.moved.drain(..named).map(|side| {
             self.sides[side.index()].moved = false;
             let seq = Seq(self.ledger.cursor(side));
             Cursor { conversation: self.conversations[side.conversation()].clone(), seq }
         });
         let ack = Ack { pushes: connection.pushes, cursors: cursors.collect() };
-        self.ask(at, &ack.into());
-    }
-
-    fn ask(&mut self, at: usize, request: &Request) {
-        let connection = &mut self.connections[at];
-        connection.asked_us = self.now_us;
-        wire::put_request(&mut self.out, Framing::Tcp, connection.other_request_id(), request);
-    }
-
-    /// Writes what was put out for this connection.
-    fn flush(&mut self, at: usize) -> Result<(), LoadError> {
-        let out = std::mem::take(&mut self.out);
-        let connection = &mut self.connections[at];
-        // What was to be said on a connection that is over is said again on the next one.
-        let written =
-            if out.is_empty() || connection.stage == Stage::Away { Ok(()) } else { connection.write(&out) };
-        self.out = out;
-        self.out.clear();
-        written.or_else(|error| self.broken(at, &error))
-    }
-
-    fn wrong(&self, at: usize, problem: impl std::fmt::Display) -> LoadError {
-        LoadError::Connection { user: self.connections[at].user.clone(), problem: problem.to_string() }
+        self.clients.ask(at, &ack.into());
     }
 
     fn conclude(self) -> Result<Findings, LoadError> {
@@ -557,7 +516,7 @@ impl<'a> Worker<'a> {
             acked: ended.acked - begun.acked,
             acked_in_all: self.ledger.total_acked(),
             verdict: self.ledger.verdict(),
-            unsent: self.connections.iter().map(|connection| connection.backlog.len() as u64).sum(),
+            unsent: self.clients.connections.iter().map(|connection| connection.backlog.len() as u64).sum(),
             ..self.findings
         })
     }

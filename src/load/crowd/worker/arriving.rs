@@ -1,19 +1,16 @@
 //! How clients arrive: connect, log in, and catch up if they are to.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use convoke_protocol::codec;
 use convoke_protocol::id::ConversationId;
 use convoke_protocol::message::Cursor;
-use convoke_protocol::request::session::Welcome;
 use convoke_protocol::request::sync::{SyncSince, SyncedSince};
 
 use super::{CatchingUp, Phase, Worker, machine_us};
 use crate::auth::Role;
 use crate::load::LoadError;
-use crate::load::client::connection::{Connection, Stage};
-use crate::load::client::{SideId, hello, login, user, wire};
+use crate::load::client::{SideId, login, user};
 use crate::load::process::say;
 
 /// How long a token is good: longer than any load test takes.
@@ -33,18 +30,20 @@ impl Worker {
             self.phase = Phase::Resting;
             return say(&self.arrived);
         }
-        if self.now_us.saturating_sub(self.last_login_us) > LOGIN_PATIENCE_US {
+        if self.clients.now_us.saturating_sub(self.last_login_us) > LOGIN_PATIENCE_US {
             return Err(LoadError::Broken("the server stopped answering while connections were logged in"));
         }
-        while (self.connections.len() as u64) < u64::from(all.min(self.live + self.task.logins_at_once)) {
+        while (self.clients.connections.len() as u64)
+            < u64::from(all.min(self.live + self.task.logins_at_once))
+        {
             if let Some(arrivals) = &mut self.arrivals
-                && arrivals.take(self.now_us).is_none()
+                && arrivals.take(self.clients.now_us).is_none()
             {
                 break;
             }
             self.connect()?;
             // Opening many takes a while; those that are answered meanwhile are not to wait.
-            if self.connections.len().is_multiple_of(64) {
+            if self.clients.connections.len().is_multiple_of(64) {
                 self.turn()?;
             }
         }
@@ -52,39 +51,19 @@ impl Worker {
     }
 
     fn connect(&mut self) -> Result<(), LoadError> {
-        let at = self.connections.len();
+        let at = self.clients.connections.len();
         let number = self.task.first + u32::try_from(at).unwrap_or(u32::MAX);
         let to = self.task.addresses[number as usize % self.task.addresses.len()];
         let name = user(&self.task.run, number);
         self.members[at].opened_us = machine_us();
         self.members[at].next_token = None;
-        let connection = Connection::open(name, to, self.task.from, vec![SideId(number)])
-            .map_err(LoadError::doing("connecting"))?;
-        self.poll.watch(connection.stream(), at)?;
-        self.connections.push(connection);
-        self.introduce(at, to);
-        self.flush(at)
-    }
-
-    /// The first that is said on a new connection.
-    pub(super) fn introduce(&mut self, at: usize, to: SocketAddr) {
-        if self.task.websocket {
-            self.connections[at].stage = Stage::Upgrading;
-            self.out.extend_from_slice(wire::upgrade(to).as_bytes());
-        } else {
-            self.ask(at, &hello().into());
-        }
+        self.clients.open(name, to, self.task.from, vec![SideId(number)])
     }
 
     pub(super) fn welcomed(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        let welcome: Welcome = codec::decode(body).map_err(|error| self.wrong(at, error))?;
-        self.heartbeat_us = u64::from(welcome.heartbeat_ms) * 1000;
-        self.max_cursors = (welcome.limits.max_ranges as usize).max(1);
-        self.following.learn(&welcome.nodes);
-        let connection = &mut self.connections[at];
-        connection.stage = Stage::LoggingIn;
-        let token = self.key.sign(&connection.user, Role::User, TOKEN_FOR);
-        self.ask(at, &login(token).into());
+        self.clients.welcomed(at, body)?;
+        let token = self.key.sign(&self.clients.connections[at].user, Role::User, TOKEN_FOR);
+        self.clients.ask(at, &login(token).into());
         Ok(())
     }
 
@@ -92,16 +71,16 @@ impl Worker {
     pub(super) fn ask_sync(&mut self, at: usize, after: Option<ConversationId>) {
         let behind = |cursor: &&Cursor| after.as_ref().is_none_or(|after| cursor.conversation > *after);
         let cursors =
-            self.members[at].cursors.iter().filter(behind).take(self.max_cursors).cloned().collect();
+            self.members[at].cursors.iter().filter(behind).take(self.clients.max_cursors).cloned().collect();
         let since = match self.task.catching_up {
             CatchingUp::Changed => self.members[at].token.clone(),
             CatchingUp::Not | CatchingUp::All => None,
         };
-        self.ask(at, &SyncSince { since, cursors, use_device_cursors: false, after }.into());
+        self.clients.ask(at, &SyncSince { since, cursors, use_device_cursors: false, after }.into());
     }
 
     pub(super) fn synced(&mut self, at: usize, body: &[u8]) -> Result<(), LoadError> {
-        let synced: SyncedSince = codec::decode(body).map_err(|error| self.wrong(at, error))?;
+        let synced: SyncedSince = codec::decode(body).map_err(|error| self.clients.wrong(at, error))?;
         self.arrived.conversations += synced.conversations.len() as u64;
         self.arrived.missing += synced.pages.iter().map(|page| page.messages.len() as u64).sum::<u64>();
         let member = &mut self.members[at];
@@ -131,10 +110,10 @@ impl Worker {
 
     pub(super) fn is_live(&mut self, at: usize) {
         let in_flight = self.task.speaking.as_ref().map_or(1, |speaking| speaking.in_flight);
-        self.connections[at].go_live(in_flight);
+        self.clients.connections[at].go_live(in_flight);
         self.live += 1;
-        self.last_login_us = self.now_us;
-        let took = self.now_us.saturating_sub(self.members[at].opened_us);
+        self.last_login_us = self.clients.now_us;
+        let took = self.clients.now_us.saturating_sub(self.members[at].opened_us);
         self.arrived.logins.record(Duration::from_micros(took));
     }
 }

@@ -20,27 +20,27 @@ impl Worker {
         if speaking.rate.is_none() && self.are_listeners_behind(window) {
             return;
         }
-        let connection = &mut self.connections[at];
+        let connection = &mut self.clients.connections[at];
         while connection.stage == Stage::Live && connection.may_send() {
             let due = match speaking.rate {
                 Some(_) => connection.backlog.pop_front(),
-                None => Some(Due { side: connection.take_turn(), intended_us: self.now_us }),
+                None => Some(Due { side: connection.take_turn(), intended_us: self.clients.now_us }),
             };
             let Some(due) = due else { return };
             let client_id = Builder::from_random_bytes(self.random.random()).into_uuid().into_bytes();
-            let request_id = connection.depart(due, 0, client_id, self.now_us);
-            connection.asked_us = self.now_us;
+            let request_id = connection.depart(due, 0, client_id, self.clients.now_us);
+            connection.asked_us = self.clients.now_us;
             self.in_flight += 1;
             let stamp = Stamp { intended_us: due.intended_us, side: due.side, counter: 0 };
             let single = Single { request_id, client_id, stamp };
-            wire::put_send(&mut self.out, self.framing, single, &words.opening, &words.tail);
+            wire::put_send(&mut self.clients.out, self.clients.framing, single, &words.opening, &words.tail);
         }
     }
 
     /// Whether those that are to hear are far behind what was said. An answer says that a message is durable, not that all
     /// have heard it: without this the sockets' buffers would fill, and their length would be measured.
     fn are_listeners_behind(&self, window: u64) -> bool {
-        let listeners = (self.connections.len() as u64).saturating_sub(1);
+        let listeners = (self.clients.connections.len() as u64).saturating_sub(1);
         self.findings.delivered + window * listeners < self.findings.acked * listeners
     }
 
@@ -53,7 +53,7 @@ impl Worker {
         }
         for at in 0..speakers {
             self.speak(at);
-            self.flush(at)?;
+            self.clients.flush(at)?;
         }
         Ok(())
     }
@@ -66,12 +66,14 @@ impl Worker {
         if self.phase != Phase::Speaking {
             return Ok(());
         }
-        while let Some((number, intended_us)) = self.schedule.as_mut().and_then(|all| all.take(self.now_us)) {
+        while let Some((number, intended_us)) =
+            self.schedule.as_mut().and_then(|all| all.take(self.clients.now_us))
+        {
             let at = usize::try_from(number % speakers).unwrap_or_default();
             let side = SideId(u32::try_from(at).unwrap_or(u32::MAX));
-            self.connections[at].backlog.push_back(Due { side, intended_us });
+            self.clients.connections[at].backlog.push_back(Due { side, intended_us });
             self.speak(at);
-            self.flush(at)?;
+            self.clients.flush(at)?;
         }
         Ok(())
     }
