@@ -417,13 +417,7 @@ fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
         measured: Duration::from_secs(args.duration),
         rate: args.rate.map(f64::from),
     })?;
-    warn_about(
-        result.first_refusal.as_deref(),
-        result.refused,
-        result.lagged,
-        result.returned,
-        result.unsent,
-    );
+    eprint!("{}", result.incidents);
     Ok(report::conclude(&result, &args.files)?)
 }
 
@@ -446,30 +440,8 @@ fn run_group(args: GroupArgs) -> anyhow::Result<ExitCode> {
         measured: Duration::from_secs(args.duration),
         rate: (args.rate > 0).then(|| f64::from(args.rate)),
     })?;
-    warn_about(
-        result.first_refusal.as_deref(),
-        result.refused,
-        result.lagged,
-        result.returned,
-        result.unsent,
-    );
+    eprint!("{}", result.incidents);
     Ok(report::conclude(&result, &args.files)?)
-}
-
-/// Says on stderr what the table has no column for.
-fn warn_about(first_refusal: Option<&str>, refused: u64, lagged: u64, returned: u64, unsent: u64) {
-    if let Some(refusal) = first_refusal {
-        eprintln!("{refused} sends were refused; the first: {refusal}");
-    }
-    for (count, what) in [
-        (lagged, "times the server left out pushes, which were pulled"),
-        (returned, "times a connection was lost and came back"),
-        (unsent, "messages were due and not sent: too many were in flight"),
-    ] {
-        if count > 0 {
-            eprintln!("{count} {what}");
-        }
-    }
 }
 
 fn run_limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {

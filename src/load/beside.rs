@@ -330,7 +330,7 @@ fn conclude(
         disturbed_ack_ms: disturbed.ack_ms,
         disturbed_push_ms: disturbed.push_ms,
         push_p99_ratio: p99(disturbed.push_ms).zip(p99(quiet.push_ms)).map(|(after, before)| after / before),
-        disturbed_unsent: disturbed.unsent,
+        disturbed_unsent: disturbed.incidents.unsent,
         verdict,
         rows: vec![
             row("quiet: acked", quiet.acked_per_s, quiet.ack_ms, quiet.server),

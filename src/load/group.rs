@@ -17,7 +17,7 @@ use super::limits;
 use super::node::{Node, Which};
 use super::process::{Usage, used};
 use super::report::conditions::Conditions;
-use super::report::{Charts, Outcome, Progress, Row, Verdict};
+use super::report::{Charts, Incidents, Outcome, Progress, Row, Verdict};
 use super::series::Point;
 use super::service::Service;
 
@@ -85,15 +85,8 @@ pub struct GroupReport {
     /// Of all time, warming up and settling included.
     pub acked: u64,
     pub delivered: u64,
-    /// Sends that were answered with an error, and the first of these errors. They count as lost.
-    pub refused: u64,
-    pub first_refusal: Option<String>,
-    /// How often the server left out pushes of the group; they are pulled.
-    pub lagged: u64,
-    /// How often a connection was lost and came back, to the same node or another.
-    pub returned: u64,
-    /// With a rate: messages whose time came and that were not sent, because too many were in flight.
-    pub unsent: u64,
+    #[serde(flatten)]
+    pub incidents: Incidents,
     #[serde(flatten)]
     pub verdict: Verdict,
     pub series: Vec<Point>,
@@ -261,11 +254,7 @@ pub fn run(options: &GroupOptions) -> Result<GroupReport, LoadError> {
         generator_cpu_us_per_delivery: each(generator, findings.delivered_per_s),
         acked: findings.acked,
         delivered: findings.delivered,
-        refused: findings.refused,
-        first_refusal: findings.first_refusal,
-        lagged: findings.lagged,
-        returned: findings.returned,
-        unsent: findings.unsent,
+        incidents: findings.incidents,
         verdict: findings.verdict,
         charts: Charts {
             unit: "deliveries",

@@ -58,6 +58,63 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// What happened on the way that is not wrong by itself, counted over all time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incidents {
+    /// Sends that were answered with an error. They count as lost.
+    pub refused: u64,
+    /// The first of these errors.
+    pub first_refusal: Option<String>,
+    /// How often the server left out pushes of a conversation and said so; they were pulled.
+    pub lagged: u64,
+    /// How often pushes did not come though later ones did, and were pulled after a while. Where the nodes stay the same there
+    /// is no reason for it.
+    pub missed: u64,
+    /// How often a connection was lost and came back, to the same node or another.
+    pub returned: u64,
+    /// With a rate: messages whose time came and that were not sent, because too many were in flight.
+    pub unsent: u64,
+}
+
+impl Incidents {
+    /// Counts a send that was answered with an error.
+    pub fn refuse(&mut self, error: impl fmt::Display) {
+        self.refused += 1;
+        self.first_refusal.get_or_insert_with(|| error.to_string());
+    }
+
+    /// Adds what happened elsewhere.
+    pub fn add(&mut self, other: Self) {
+        let Self { refused, first_refusal, lagged, missed, returned, unsent } = other;
+        self.refused += refused;
+        self.first_refusal = self.first_refusal.take().or(first_refusal);
+        self.lagged += lagged;
+        self.missed += missed;
+        self.returned += returned;
+        self.unsent += unsent;
+    }
+}
+
+impl fmt::Display for Incidents {
+    /// A line for each kind of which there was any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(first) = &self.first_refusal {
+            writeln!(f, "{} sends were refused; the first: {first}", self.refused)?;
+        }
+        for (count, what) in [
+            (self.lagged, "times the server left out pushes, which were pulled"),
+            (self.missed, "times pushes did not come without a word, and were pulled"),
+            (self.returned, "times a connection was lost and came back"),
+            (self.unsent, "messages were due and not sent: too many were in flight"),
+        ] {
+            if count > 0 {
+                writeln!(f, "{count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The result of a load test: serialized as it is, printed as its table.
 pub trait Outcome: Serialize {
     /// Under what conditions it ran.

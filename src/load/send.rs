@@ -34,7 +34,7 @@ use super::latency::Percentiles;
 use super::node::{Node, Which};
 use super::process::{Usage, used};
 use super::report::conditions::{Conditions, cores};
-use super::report::{Charts, Outcome, Progress, Row, Verdict};
+use super::report::{Charts, Incidents, Outcome, Progress, Row, Verdict};
 use super::series::Point;
 use crew::Crew;
 use task::{Job, Phase};
@@ -89,15 +89,8 @@ pub struct SendReport {
     pub generator_cpu_us_per_message: f64,
     /// Of all time, warming up and settling included.
     pub acked: u64,
-    /// Sends that were answered with an error, and the first of these errors. They count as lost.
-    pub refused: u64,
-    pub first_refusal: Option<String>,
-    /// How often the server left out pushes of a conversation; they are pulled.
-    pub lagged: u64,
-    /// How often a connection was lost and came back, to the same node or another.
-    pub returned: u64,
-    /// With a rate: messages whose time came and that were not sent, because too many were in flight.
-    pub unsent: u64,
+    #[serde(flatten)]
+    pub incidents: Incidents,
     #[serde(flatten)]
     pub verdict: Verdict,
     /// What was acknowledged, second by second.
@@ -211,11 +204,7 @@ pub fn run(options: SendOptions) -> Result<SendReport, LoadError> {
         generator,
         generator_cpu_us_per_message: each(generator),
         acked: findings.acked_in_all,
-        refused: findings.refused,
-        first_refusal: findings.first_refusal,
-        lagged: findings.lagged,
-        returned: findings.returned,
-        unsent: findings.unsent,
+        incidents: findings.incidents,
         verdict: findings.verdict,
         charts: Charts {
             unit: "acked messages",

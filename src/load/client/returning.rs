@@ -31,6 +31,9 @@ pub(in crate::load) trait Returning {
     /// What the client may lack.
     fn lacking(&self, at: usize) -> VecDeque<PullRange>;
 
+    /// Whether the client lacks a message that should have come before one it has, now as when this was asked before.
+    fn misses(&mut self, at: usize) -> bool;
+
     /// The client is logged in once more, and has said nothing yet.
     fn returned(&mut self, at: usize);
 
@@ -104,6 +107,13 @@ pub(in crate::load) trait Returning {
         clients.connections[at].stage = Stage::CatchingUp;
         if clients.following.lacks(at, lacking, why, clients.now_us) {
             self.pull(at);
+        }
+    }
+
+    /// Pulls what was left out below something that came; asked once in a while of a client that is live.
+    fn close_gaps(&mut self, at: usize) {
+        if self.misses(at) {
+            self.catch_up(at, "a push did not come");
         }
     }
 

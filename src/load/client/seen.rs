@@ -49,6 +49,11 @@ impl Seen {
         number <= self.upto || self.above.iter().any(|(first, last)| (*first..=*last).contains(&number))
     }
 
+    /// Whether a number is missing below one that was seen.
+    pub(in crate::load) fn has_gap(&self) -> bool {
+        !self.above.is_empty()
+    }
+
     pub(in crate::load) fn highest(&self) -> u64 {
         self.above.last().map_or(self.upto, |(_, last)| *last)
     }
@@ -57,6 +62,25 @@ impl Seen {
     pub(in crate::load) fn missing_up_to(&self, head: u64) -> u64 {
         let above: u64 = self.above.iter().map(|(first, last)| last - first + 1).sum();
         head - self.upto - above
+    }
+}
+
+/// Whether a gap stays: what was overtaken comes within a moment, what was left out does not come at all.
+#[derive(Debug, Default)]
+pub(in crate::load) struct Standing {
+    /// Below the gap, when it was looked for last, and whether it was reported.
+    found: Option<(u64, bool)>,
+}
+
+impl Standing {
+    /// Looks once in a while: whether the gap was there the last time as well. Each is reported once.
+    pub(in crate::load) fn look(&mut self, seen: &Seen) -> bool {
+        match &mut self.found {
+            _ if !seen.has_gap() => self.found = None,
+            Some((upto, reported)) if *upto == seen.upto => return !std::mem::replace(reported, true),
+            found => *found = Some((seen.upto, false)),
+        }
+        false
     }
 }
 
@@ -80,5 +104,20 @@ mod tests {
             prop_assert_eq!(seen.highest(), head);
             prop_assert_eq!(seen.missing_up_to(head), head - set.len() as u64);
         }
+    }
+
+    #[test]
+    fn a_gap_that_stays_is_reported_once() {
+        let (mut seen, mut standing) = (Seen::default(), Standing::default());
+        let mut looks = |numbers: &[u64]| {
+            numbers.iter().for_each(|number| {
+                seen.insert(*number);
+            });
+            standing.look(&seen)
+        };
+        assert!(!looks(&[1, 3]) && !looks(&[2, 4, 6]), "another gap than before");
+        assert!(!looks(&[5]) && !looks(&[8]), "a gap is new after there was none");
+        assert!(looks(&[9, 11]) && !looks(&[12]));
+        assert!(!looks(&[7]) && looks(&[]), "the next one of the same");
     }
 }

@@ -2,7 +2,7 @@
 
 use convoke_protocol::message::Cursor;
 
-use crate::load::client::seen::Seen;
+use crate::load::client::seen::{Seen, Standing};
 use crate::load::report::Verdict;
 
 /// What one client knows.
@@ -10,6 +10,7 @@ use crate::load::report::Verdict;
 pub(super) struct Member {
     /// Numbers of the group above its base, as pushes or as answers to its own.
     pub(super) seen: Seen,
+    standing: Standing,
     last_push: u64,
     /// The highest number that was pulled, if anything was: a push of what is below may come after it.
     pub(super) pulled: u64,
@@ -37,6 +38,11 @@ impl Member {
         }
         self.last_push = self.last_push.max(number);
         new
+    }
+
+    /// Whether a gap stays; each is said once.
+    pub(super) fn is_gap_standing(&mut self) -> bool {
+        self.standing.look(&self.seen)
     }
 
     /// Its own message has this number.

@@ -7,7 +7,7 @@ use convoke_protocol::id::{ConversationId, GroupId};
 use serde::{Deserialize, Serialize};
 
 use crate::load::latency::Latencies;
-use crate::load::report::Verdict;
+use crate::load::report::{Incidents, Verdict};
 use crate::load::series::Series;
 
 /// What a process is told first.
@@ -130,15 +130,7 @@ pub(in crate::load) struct Findings {
     pub(in crate::load) acked: u64,
     pub(in crate::load) delivered: u64,
     pub(in crate::load) verdict: Verdict,
-    /// Sends that were answered with an error, and the first of these errors.
-    pub(in crate::load) refused: u64,
-    pub(in crate::load) first_refusal: Option<String>,
-    /// How often the server left out pushes.
-    pub(in crate::load) lagged: u64,
-    /// How often a connection was lost and came back.
-    pub(in crate::load) returned: u64,
-    /// Messages whose time came and that were not sent, because too many were in flight.
-    pub(in crate::load) unsent: u64,
+    pub(in crate::load) incidents: Incidents,
 }
 
 impl Findings {
@@ -151,10 +143,6 @@ impl Findings {
         self.acked += other.acked;
         self.delivered += other.delivered;
         self.verdict.add(other.verdict);
-        self.refused += other.refused;
-        self.first_refusal = self.first_refusal.take().or(other.first_refusal);
-        self.lagged += other.lagged;
-        self.returned += other.returned;
-        self.unsent += other.unsent;
+        self.incidents.add(other.incidents);
     }
 }

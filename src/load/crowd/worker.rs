@@ -239,7 +239,7 @@ impl Worker {
             Order::Measure => self.begun = Some(mark),
             Order::Stop => {
                 self.ended = Some(mark);
-                self.findings.unsent =
+                self.findings.incidents.unsent =
                     self.clients.connections.iter().map(|one| one.backlog.len() as u64).sum();
                 self.clients.connections.iter_mut().for_each(|one| one.backlog.clear());
                 self.phase = Phase::Stopping { until_us: self.clients.now_us + SETTLE_WITHIN_US };
@@ -320,7 +320,7 @@ impl Worker {
             (Stage::Live | Stage::CatchingUp, type_number::SENT) => self.sent(at, frame),
             (Stage::Live | Stage::CatchingUp, type_number::ERROR) => self.refused(at, frame),
             (stage, type_number::LAGGED) => {
-                self.findings.lagged += 1;
+                self.findings.incidents.lagged += 1;
                 if matches!(stage, Stage::Live | Stage::CatchingUp) {
                     self.catch_up(at, "the server left out pushes");
                 }
@@ -387,8 +387,7 @@ impl Worker {
             return Ok(());
         }
         self.in_flight -= 1;
-        self.findings.refused += 1;
-        self.findings.first_refusal.get_or_insert_with(|| error.to_string());
+        self.findings.incidents.refuse(&error);
         self.speak(at);
         Ok(())
     }
@@ -443,10 +442,11 @@ impl Worker {
     fn sweep(&mut self) -> Result<(), LoadError> {
         while let Some(slice) = self.slices.take(self.clients.now_us) {
             for at in (slice..self.clients.connections.len()).step_by(SLICES) {
-                let connection = &self.clients.connections[at];
-                if connection.stage != Stage::Live {
+                if self.clients.connections[at].stage != Stage::Live {
                     continue;
                 }
+                self.close_gaps(at);
+                let connection = &self.clients.connections[at];
                 if connection.pushes > connection.acked_pushes {
                     self.acknowledge(at);
                 } else if self.clients.now_us.saturating_sub(connection.asked_us)
@@ -494,7 +494,7 @@ impl Worker {
         for member in &self.members {
             findings.verdict.add(member.verdict(above));
         }
-        findings.verdict.lost += self.in_flight + findings.refused;
+        findings.verdict.lost += self.in_flight + findings.incidents.refused;
         Some(findings)
     }
 }

@@ -10,7 +10,7 @@
 //! - Each side's seqs (acks and pushes together) are 1 to the conversation's head, none twice.
 
 use crate::load::client::SideId;
-use crate::load::client::seen::Seen;
+use crate::load::client::seen::{Seen, Standing};
 use crate::load::report::Verdict;
 
 /// A message by the numbers that its sender and the server gave it.
@@ -62,6 +62,7 @@ struct Side {
     pushes_digest: u64,
     /// Seqs, of acks and pushes.
     seen: Seen,
+    standing: Standing,
     found: Verdict,
 }
 
@@ -150,6 +151,12 @@ impl Ledger {
     /// The seq up to which this side has everything.
     pub(super) fn cursor(&self, side: SideId) -> u64 {
         self.sides[side.index()].seen.upto
+    }
+
+    /// Whether a gap of this side stays; each is said once.
+    pub(super) fn is_gap_standing(&mut self, side: SideId) -> bool {
+        let Side { seen, standing, .. } = &mut self.sides[side.index()];
+        standing.look(seen)
     }
 
     /// How many sends were acknowledged.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::client;
 use crate::load::latency::Latencies;
-use crate::load::report::Verdict;
+use crate::load::report::{Incidents, Verdict};
 use crate::load::series::Series;
 
 /// What the load generator is doing.
@@ -105,15 +105,7 @@ pub(super) struct Findings {
     /// Of all time.
     pub(super) acked_in_all: u64,
     pub(super) verdict: Verdict,
-    /// Sends that were answered with an error, and the first of these errors.
-    pub(super) refused: u64,
-    pub(super) first_refusal: Option<String>,
-    /// How often the server left out pushes.
-    pub(super) lagged: u64,
-    /// How often a connection was lost and came back.
-    pub(super) returned: u64,
-    /// Messages whose time came and that were not sent, because too many were in flight.
-    pub(super) unsent: u64,
+    pub(super) incidents: Incidents,
 }
 
 impl Findings {
@@ -126,10 +118,6 @@ impl Findings {
         self.series.merge(&other.series);
         self.acked_in_all += other.acked_in_all;
         self.verdict.add(other.verdict);
-        self.refused += other.refused;
-        self.first_refusal = self.first_refusal.take().or(other.first_refusal);
-        self.lagged += other.lagged;
-        self.returned += other.returned;
-        self.unsent += other.unsent;
+        self.incidents.add(other.incidents);
     }
 }

@@ -10,7 +10,7 @@ use super::fake_server::{FAULTY_MESSAGE, FakeServer, Fault};
 use super::plan;
 use super::task::{Findings, Job, Phase, Tokens};
 use crate::load::LoadError;
-use crate::load::report::Verdict;
+use crate::load::report::{Incidents, Verdict};
 
 /// The name itself: the fake server asks for no more.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ fn a_server_without_fault_passes() {
         let found = run(&server, &shape).unwrap();
         assert!(found.verdict.is_clean(), "{}", found.verdict);
         assert_eq!(server.complaints(), Vec::<String>::new());
-        assert_eq!((found.acked_in_all, found.refused, found.unsent), (server.messages(), 0, 0));
+        assert_eq!((found.acked_in_all, found.incidents), (server.messages(), Incidents::default()));
         assert!(found.acked > 0 && found.acked_per_s > 0.0 && found.pushed_per_s > 0.0);
         assert!(found.ack.count() > 0 && found.ack.count() == found.push.count());
     }
@@ -107,7 +107,6 @@ fn connections_without_work_show_that_they_live() {
 fn what_a_server_does_wrong_is_found() {
     let none = Verdict::default();
     for (fault, expected) in [
-        (Fault::NoPush, Verdict { lost: 1, gaps: 1, ..none }),
         (Fault::PushTwice, Verdict { duplicated: 1, ..none }),
         (Fault::PushLate, Verdict { out_of_order: 1, ..none }),
         (Fault::NoAnswer, Verdict { lost: 1, gaps: 1, ..none }),
@@ -120,8 +119,8 @@ fn what_a_server_does_wrong_is_found() {
         let shape = Shape { conversations: 3, settle_within: Duration::from_secs(2), ..SMALL };
         let found = run(&server, &shape).unwrap();
         assert_eq!(found.verdict, expected, "{fault:?}");
-        assert_eq!(found.refused, u64::from(fault == Fault::Refused));
-        assert_eq!(found.first_refusal.is_some(), fault == Fault::Refused);
+        assert_eq!(found.incidents.refused, u64::from(fault == Fault::Refused));
+        assert_eq!(found.incidents.first_refusal.is_some(), fault == Fault::Refused);
     }
 }
 
@@ -139,20 +138,22 @@ fn what_no_server_may_do_ends_it() {
 
 #[test]
 fn what_is_lost_on_the_way_comes_back_and_nothing_is_missed() {
-    for (fault, returns, lagged) in [
-        (Fault::GoAway, true, 0),
-        (Fault::Closes, true, 0),
-        (Fault::Lagged, false, 1),
-        (Fault::Unknown, false, 0),
+    for (fault, returns, lagged, missed) in [
+        (Fault::GoAway, true, 0, 0),
+        (Fault::Closes, true, 0, 0),
+        (Fault::Lagged, false, 1, 0),
+        (Fault::Unknown, false, 0, 0),
+        (Fault::NoPush, false, 0, 1),
     ] {
         for shape in [SMALL, Shape { rate: Some(5_000.0), threads: 2, ..SMALL }] {
             let server = FakeServer::start(fault);
             let found = run(&server, &shape).unwrap();
             assert!(found.verdict.is_clean(), "{fault:?}: {}", found.verdict);
             assert_eq!(server.complaints(), Vec::<String>::new(), "{fault:?}");
-            assert_eq!((found.acked_in_all, found.refused), (server.different(), 0), "{fault:?}");
-            let all = if returns { u64::from(shape.connections) } else { 0 };
-            assert_eq!((found.returned, found.lagged), (all, lagged), "{fault:?}");
+            assert_eq!(found.acked_in_all, server.different(), "{fault:?}");
+            let returned = if returns { u64::from(shape.connections) } else { 0 };
+            let incidents = Incidents { lagged, missed, returned, ..Incidents::default() };
+            assert_eq!(Incidents { unsent: 0, ..found.incidents }, incidents, "{fault:?}");
         }
     }
 }

@@ -296,7 +296,7 @@ impl<'a> Worker<'a> {
             (Stage::Live | Stage::CatchingUp, type_number::PUSH) => self.pushed(at, frame.body),
             (Stage::Live | Stage::CatchingUp, type_number::ERROR) => self.refused(at, frame),
             (Stage::Live | Stage::CatchingUp, type_number::LAGGED) => {
-                self.findings.lagged += 1;
+                self.findings.incidents.lagged += 1;
                 self.catch_up(at, "the server left out pushes");
                 Ok(())
             }
@@ -368,8 +368,7 @@ impl<'a> Worker<'a> {
             self.say_again(at, flight);
             return Ok(());
         }
-        self.findings.refused += 1;
-        self.findings.first_refusal.get_or_insert_with(|| error.to_string());
+        self.findings.incidents.refuse(&error);
         self.send_what_may_go(at);
         Ok(())
     }
@@ -475,10 +474,11 @@ impl<'a> Worker<'a> {
     fn sweep(&mut self) -> Result<(), LoadError> {
         while let Some(slice) = self.slices.take(self.clients.now_us) {
             for at in (slice..self.clients.connections.len()).step_by(SLICES) {
-                let connection = &self.clients.connections[at];
-                if connection.stage != Stage::Live {
+                if self.clients.connections[at].stage != Stage::Live {
                     continue;
                 }
+                self.close_gaps(at);
+                let connection = &self.clients.connections[at];
                 if connection.pushes > connection.acked_pushes {
                     self.acknowledge(at);
                 } else if self.clients.now_us.saturating_sub(connection.asked_us)
@@ -505,18 +505,19 @@ impl<'a> Worker<'a> {
         self.clients.ask(at, &ack.into());
     }
 
-    fn conclude(self) -> Result<Findings, LoadError> {
+    fn conclude(mut self) -> Result<Findings, LoadError> {
         let (Some(begun), Some(ended)) = (self.begun, self.ended) else {
             return Err(LoadError::Broken("a report was asked for before anything was measured"));
         };
         let measured = Duration::from_micros(ended.at_us - begun.at_us);
+        let unsent = self.clients.connections.iter().map(|connection| connection.backlog.len() as u64);
+        self.findings.incidents.unsent = unsent.sum();
         Ok(Findings {
             acked_per_s: rate(ended.acked - begun.acked, measured),
             pushed_per_s: rate(ended.pushed - begun.pushed, measured),
             acked: ended.acked - begun.acked,
             acked_in_all: self.ledger.total_acked(),
             verdict: self.ledger.verdict(),
-            unsent: self.clients.connections.iter().map(|connection| connection.backlog.len() as u64).sum(),
             ..self.findings
         })
     }

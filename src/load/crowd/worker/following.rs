@@ -48,8 +48,14 @@ impl Returning for Worker {
         lacking.collect()
     }
 
+    fn misses(&mut self, at: usize) -> bool {
+        let misses = self.members[at].is_gap_standing();
+        self.findings.incidents.missed += u64::from(misses);
+        misses
+    }
+
     fn returned(&mut self, at: usize) {
-        self.findings.returned += 1;
+        self.findings.incidents.returned += 1;
         self.members[at].returned = true;
     }
 

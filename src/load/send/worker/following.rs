@@ -41,8 +41,15 @@ impl Returning for Worker<'_> {
         lacking.collect()
     }
 
+    fn misses(&mut self, at: usize) -> bool {
+        let sides = self.clients.connections[at].sides.iter();
+        let gaps = sides.filter(|side| self.ledger.is_gap_standing(**side)).count();
+        self.findings.incidents.missed += gaps as u64;
+        gaps > 0
+    }
+
     fn returned(&mut self, at: usize) {
-        self.findings.returned += 1;
+        self.findings.incidents.returned += 1;
         for side in &self.clients.connections[at].sides {
             self.ledger.repeats(*side);
         }
