@@ -11,6 +11,13 @@
 //! # Framing
 //! `u32` length (big endian) of what follows: `u8` kind, `u64` id, body. The first two frames on a connection are the
 //! handshake (`handshake.rs`), which agrees on a version.
+//!
+//! # Why not `ractor_cluster`
+//! It was tried (0.16.5), with the window and the credit built on top. It has one connection per pair of nodes, so that a claim
+//! waits behind the pushes before it; a call took 0.17–0.22 ms and 165–205 µs of CPU where one of these takes 0.07 ms and 80 µs
+//! (`cargo bench --bench links`), 128 bytes one way ten times as much. Its queues have no bound, it shakes hands for TLS in its
+//! loop of accepting and without a deadline, so that one silent stranger keeps every node from linking, and it does not notice a
+//! peer that is silent. Its feature of `ractor` takes 3 KB more for each actor of a node, linked or not.
 
 mod accepting;
 pub mod authority;
