@@ -103,7 +103,7 @@ impl fmt::Display for Incidents {
         }
         for (count, what) in [
             (self.lagged, "times the server left out pushes, which were pulled"),
-            (self.missed, "times pushes did not come without a word, and were pulled"),
+            (self.missed, "times the numbers showed that pushes were missing, which were pulled"),
             (self.returned, "times a connection was lost and came back"),
             (self.unsent, "messages were due and not sent: too many were in flight"),
         ] {
