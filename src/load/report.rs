@@ -58,7 +58,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What happened on the way that is not wrong by itself, counted over all time.
+/// What happened on the way, counted over all time; what of it is wrong is in the [`Verdict`] as well.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incidents {
     /// Sends that were answered with an error. They count as lost.

@@ -16,6 +16,7 @@ use convoke_protocol::request::session::Welcome;
 use super::connection::{Connection, Stage};
 use super::following::{Following, TRY_AFTER};
 use super::poll::Poll;
+use super::schedule::Slices;
 use super::{SideId, hello, wire};
 use crate::load::LoadError;
 
@@ -32,6 +33,8 @@ pub(in crate::load) struct Clients<H> {
     /// How often the server wants to hear from each, in microseconds.
     pub(in crate::load) heartbeat_us: u64,
     pub(in crate::load) following: Following<H>,
+    /// Whose turn it is to be looked after.
+    pub(in crate::load) slices: Slices,
     /// Whether one that is lost comes back; otherwise it ends the load test.
     comes_back: bool,
 }
@@ -53,6 +56,7 @@ impl<H> Clients<H> {
             max_cursors: 1,
             heartbeat_us: u64::MAX,
             following: Following::new(nodes, framing != Framing::Tcp),
+            slices: Slices::new(now_us),
             comes_back,
         })
     }

@@ -1,5 +1,5 @@
-//! What a worker does for those who come back, as a client should: what has no answer is sent again as the same send, and
-//! what was missed is pulled before pushes count again.
+//! What a worker does for its clients beside sending, as a client should: it acknowledges, and pulls what is missing. For those who
+//! come back what has no answer is sent again as the same send, and what was missed is pulled before pushes count again.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -9,9 +9,11 @@ use convoke_protocol::codec;
 use convoke_protocol::id::ConversationId;
 use convoke_protocol::message::Message;
 use convoke_protocol::request::messages::{Pull, PullRange, Pulled, Target};
+use convoke_protocol::request::session::Heartbeat;
 
 use super::clients::Clients;
 use super::connection::{Flight, Stage};
+use super::schedule::SLICES;
 use super::wire::{self, Single, Stamp};
 use crate::load::LoadError;
 
@@ -49,8 +51,33 @@ pub(in crate::load) trait Returning {
     /// the order in which pushes do.
     fn read_missed(&mut self, at: usize, push: Self::Push);
 
+    /// Says how many pushes came, and how far its conversations are here.
+    fn acknowledge(&mut self, at: usize);
+
     /// The client has what it missed, and may send.
     fn send_on(&mut self, at: usize);
+
+    /// Once in a second for each that is live: pulls what is missing, acknowledges what came, and shows a sign of life.
+    fn sweep(&mut self) -> Result<(), LoadError> {
+        loop {
+            let clients = self.clients();
+            let Some(slice) = clients.slices.take(clients.now_us) else { return Ok(()) };
+            for at in (slice..clients.connections.len()).step_by(SLICES) {
+                if self.clients().connections[at].stage != Stage::Live {
+                    continue;
+                }
+                self.close_gaps(at);
+                let clients = self.clients();
+                let connection = &clients.connections[at];
+                if connection.pushes > connection.acked_pushes {
+                    self.acknowledge(at);
+                } else if clients.now_us.saturating_sub(connection.asked_us) >= clients.heartbeat_us / 2 {
+                    clients.ask(at, &Heartbeat {}.into());
+                }
+                self.clients().flush(at)?;
+            }
+        }
+    }
 
     /// Connects and pulls what is to be connected and pulled by now.
     fn bring_back(&mut self) -> Result<(), LoadError> {

@@ -14,10 +14,6 @@ use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::event::Kicked;
 use convoke_protocol::frame::{Codec, RawFrame};
 use convoke_protocol::framing::Framing;
-use convoke_protocol::id::Seq;
-use convoke_protocol::message::Cursor;
-use convoke_protocol::request::messages::Ack;
-use convoke_protocol::request::session::Heartbeat;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rustix::time::{ClockId, clock_gettime};
@@ -31,7 +27,7 @@ use crate::load::client::connection::Stage;
 use crate::load::client::following::{BACK_WITHIN, micros};
 use crate::load::client::hello;
 use crate::load::client::returning::Returning as _;
-use crate::load::client::schedule::{SLICE_US, SLICES, Schedule, Slices};
+use crate::load::client::schedule::{SLICE_US, Schedule};
 use crate::load::client::wire::{self, Opening, Tail, type_number};
 use crate::load::process::{raise_descriptor_limit, say};
 use crate::load::report::rate;
@@ -96,7 +92,6 @@ pub(super) struct Worker {
     began_us: u64,
     live: u32,
     last_login_us: u64,
-    slices: Slices,
     in_flight: u64,
     begun: Option<Mark>,
     ended: Option<Mark>,
@@ -163,7 +158,6 @@ impl Worker {
             began_us: now_us,
             live: 0,
             last_login_us: now_us,
-            slices: Slices::new(now_us),
             in_flight: 0,
             begun: None,
             ended: None,
@@ -258,7 +252,7 @@ impl Worker {
         self.issue()?;
         self.go_on()?;
         self.bring_back()?;
-        let mut until = self.slices.next_us().min(self.clients.following.next_us());
+        let mut until = self.clients.slices.next_us().min(self.clients.following.next_us());
         for schedule in [&self.schedule, &self.arrivals].into_iter().flatten() {
             until = until.min(schedule.next_us());
         }
@@ -436,41 +430,6 @@ impl Worker {
         let begun = self.begun?.at_us;
         let within = begun <= intended_us && self.ended.is_none_or(|mark| intended_us < mark.at_us);
         within.then(|| Duration::from_micros(intended_us - begun))
-    }
-
-    /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
-    fn sweep(&mut self) -> Result<(), LoadError> {
-        while let Some(slice) = self.slices.take(self.clients.now_us) {
-            for at in (slice..self.clients.connections.len()).step_by(SLICES) {
-                if self.clients.connections[at].stage != Stage::Live {
-                    continue;
-                }
-                self.close_gaps(at);
-                let connection = &self.clients.connections[at];
-                if connection.pushes > connection.acked_pushes {
-                    self.acknowledge(at);
-                } else if self.clients.now_us.saturating_sub(connection.asked_us)
-                    >= self.clients.heartbeat_us / 2
-                {
-                    self.clients.ask(at, &Heartbeat {}.into());
-                }
-                self.clients.flush(at)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, at: usize) {
-        let connection = &mut self.clients.connections[at];
-        connection.acked_pushes = connection.pushes;
-        let pushes = connection.pushes;
-        let seen = self.members[at].seen.upto;
-        let cursors = self.task.speaking.as_ref().filter(|_| seen > 0).map(|speaking| Cursor {
-            conversation: speaking.conversation.clone(),
-            seq: Seq(speaking.base + seen),
-        });
-        let ack = Ack { pushes, cursors: cursors.into_iter().collect() };
-        self.clients.ask(at, &ack.into());
     }
 
     /// What was found, once all have everything or the time for that is over.

@@ -11,10 +11,7 @@ use convoke_protocol::error_code::{Outcome, RequestError};
 use convoke_protocol::event::Kicked;
 use convoke_protocol::frame::RawFrame;
 use convoke_protocol::framing::Framing;
-use convoke_protocol::id::{ConversationId, Seq};
-use convoke_protocol::message::Cursor;
-use convoke_protocol::request::messages::Ack;
-use convoke_protocol::request::session::Heartbeat;
+use convoke_protocol::id::ConversationId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use uuid::Builder;
@@ -27,7 +24,7 @@ use crate::load::client::clients::Clients;
 use crate::load::client::connection::{Due, Flight, Stage};
 use crate::load::client::following::{BACK_WITHIN, micros};
 use crate::load::client::returning::Returning as _;
-use crate::load::client::schedule::{SLICES, Schedule, Slices};
+use crate::load::client::schedule::Schedule;
 use crate::load::client::wire::{self, Opening, Single, Stamp, Tail, type_number};
 use crate::load::client::{SideId, login};
 use crate::load::report::rate;
@@ -88,7 +85,6 @@ pub(super) struct Worker<'a> {
     phase: Phase,
     schedule: Option<Schedule>,
     live: u32,
-    slices: Slices,
     begun: Option<Mark>,
     ended: Option<Mark>,
     findings: Findings,
@@ -139,7 +135,6 @@ impl<'a> Worker<'a> {
             phase: Phase::Connecting,
             schedule: None,
             live: 0,
-            slices: Slices::new(0),
             begun: None,
             ended: None,
             findings: Findings::default(),
@@ -248,7 +243,7 @@ impl<'a> Worker<'a> {
         self.sweep()?;
         self.issue()?;
         self.bring_back()?;
-        let mut until = self.slices.next_us().min(self.clients.following.next_us());
+        let mut until = self.clients.slices.next_us().min(self.clients.following.next_us());
         if let Some(schedule) = self.schedule.as_ref().filter(|_| self.is_sending()) {
             until = until.min(schedule.next_us());
         }
@@ -468,41 +463,6 @@ impl<'a> Worker<'a> {
             self.clients.flush(at)?;
         }
         Ok(())
-    }
-
-    /// Once in a second for each connection: acknowledges what came, and shows a sign of life.
-    fn sweep(&mut self) -> Result<(), LoadError> {
-        while let Some(slice) = self.slices.take(self.clients.now_us) {
-            for at in (slice..self.clients.connections.len()).step_by(SLICES) {
-                if self.clients.connections[at].stage != Stage::Live {
-                    continue;
-                }
-                self.close_gaps(at);
-                let connection = &self.clients.connections[at];
-                if connection.pushes > connection.acked_pushes {
-                    self.acknowledge(at);
-                } else if self.clients.now_us.saturating_sub(connection.asked_us)
-                    >= self.clients.heartbeat_us / 2
-                {
-                    self.clients.ask(at, &Heartbeat {}.into());
-                }
-                self.clients.flush(at)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, at: usize) {
-        let connection = &mut self.clients.connections[at];
-        connection.acked_pushes = connection.pushes;
-        let named = connection.moved.len().min(self.clients.max_cursors);
-        let cursors = connection.moved.drain(..named).map(|side| {
-            self.sides[side.index()].moved = false;
-            let seq = Seq(self.ledger.cursor(side));
-            Cursor { conversation: self.conversations[side.conversation()].clone(), seq }
-        });
-        let ack = Ack { pushes: connection.pushes, cursors: cursors.collect() };
-        self.clients.ask(at, &ack.into());
     }
 
     fn conclude(mut self) -> Result<Findings, LoadError> {

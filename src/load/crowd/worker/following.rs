@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use convoke_protocol::id::{ConversationId, Seq};
-use convoke_protocol::message::Message;
-use convoke_protocol::request::messages::{PullRange, Target};
+use convoke_protocol::message::{Cursor, Message};
+use convoke_protocol::request::messages::{Ack, PullRange, Target};
 
 use super::super::task::Speaking;
 use super::{Heard, Worker};
@@ -73,6 +73,19 @@ impl Returning for Worker {
         if self.members[at].seen.insert(heard.number) {
             self.hear(heard);
         }
+    }
+
+    fn acknowledge(&mut self, at: usize) {
+        let connection = &mut self.clients.connections[at];
+        connection.acked_pushes = connection.pushes;
+        let pushes = connection.pushes;
+        let seen = self.members[at].seen.upto;
+        let cursors = self.task.speaking.as_ref().filter(|_| seen > 0).map(|speaking| Cursor {
+            conversation: speaking.conversation.clone(),
+            seq: Seq(speaking.base + seen),
+        });
+        let ack = Ack { pushes, cursors: cursors.into_iter().collect() };
+        self.clients.ask(at, &ack.into());
     }
 
     fn send_on(&mut self, at: usize) {

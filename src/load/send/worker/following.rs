@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use convoke_protocol::id::{ConversationId, Seq};
-use convoke_protocol::message::Message;
-use convoke_protocol::request::messages::{PullRange, Target};
+use convoke_protocol::message::{Cursor, Message};
+use convoke_protocol::request::messages::{Ack, PullRange, Target};
 
 use super::{Heard, Numbered, Worker};
 use crate::load::LoadError;
@@ -76,6 +76,19 @@ impl Returning for Worker<'_> {
         if self.ledger.missed(heard.side, heard.message) {
             self.hear(at, heard);
         }
+    }
+
+    fn acknowledge(&mut self, at: usize) {
+        let connection = &mut self.clients.connections[at];
+        connection.acked_pushes = connection.pushes;
+        let named = connection.moved.len().min(self.clients.max_cursors);
+        let cursors = connection.moved.drain(..named).map(|side| {
+            self.sides[side.index()].moved = false;
+            let seq = Seq(self.ledger.cursor(side));
+            Cursor { conversation: self.conversations[side.conversation()].clone(), seq }
+        });
+        let ack = Ack { pushes: connection.pushes, cursors: cursors.collect() };
+        self.clients.ask(at, &ack.into());
     }
 
     fn send_on(&mut self, at: usize) {
