@@ -35,9 +35,9 @@ impl IdSource for Counter {
         unreachable!("nothing is changed")
     }
 
-    fn message_id(&mut self, _: Timestamp) -> MessageId {
+    fn message_id(&mut self, time: Timestamp) -> MessageId {
         self.0 += 1;
-        MessageId(Uuid::from_u128(self.0))
+        MessageId(Uuid::from_u128(u128::from(time.0) << 80 | self.0))
     }
 }
 

@@ -248,6 +248,13 @@ uuid_id! {
     SessionId
 }
 
+impl MessageId {
+    /// When it was given: the first 48 bits of a UUIDv7 are milliseconds since 1970 (RFC 9562, section 5.7).
+    pub fn time(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.0.as_u128() >> 80).unwrap_or(u64::MAX))
+    }
+}
+
 impl ClientId {
     /// A new random id (UUIDv4).
     pub fn random() -> Self {

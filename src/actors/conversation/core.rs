@@ -216,7 +216,7 @@ struct Batch<R> {
 
 /// Where ids of messages, and stamps of writes, come from.
 pub trait IdSource {
-    /// A new id for a message of this time.
+    /// A new id for a message of this time, which the id holds.
     fn message_id(&mut self, time: Timestamp) -> MessageId;
 
     /// A stamp that no write of the shard had.

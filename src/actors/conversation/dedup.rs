@@ -3,16 +3,22 @@
 //! An entry stays for [`RETENTION`] after it was committed, or until [`MAX_ENTRIES`] newer ones pushed it out. A retry
 //! that is not found is executed only if its first attempt is so young that its commit would still be here.
 
-use std::collections::{HashSet, VecDeque};
+mod chunks;
+mod senders;
+
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use convoke_protocol::id::{ClientId, MessageId, Seq, Timestamp, UserId};
 
-use hashbrown::{HashTable, hash_table};
+use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use crate::storage::LogRow;
+
+use chunks::Chunks;
+use senders::Senders;
 
 /// For how long after the first attempt a retry is recognised; told to clients in `Welcome`.
 pub const WINDOW: Duration = Duration::from_secs(120);
@@ -49,38 +55,83 @@ pub enum Known {
 
 type Key = (UserId, ClientId);
 
-/// A committed send.
-#[derive(Debug, Clone)]
+/// A committed send, in as few bytes as it can be told from others by: a busy conversation has many thousands. What is of the same
+/// two and a half minutes is known by its low bits.
+#[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// When it was committed, in nanoseconds.
-    since: u64,
-    key: Key,
-    place: Place,
+    client_id: ClientId,
+    /// Holds when it was numbered.
+    id: MessageId,
+    /// The low bits of its number.
+    seq: u32,
+    /// The low bits of the milliseconds of when it was committed.
+    since: u32,
+    /// The number of its sender.
+    sender: u32,
 }
 
-/// The entry with this number, which is there.
-fn entry(committed: &VecDeque<Entry>, first: u32, number: u32) -> &Entry {
-    &committed[number.wrapping_sub(first) as usize]
+impl Entry {
+    /// How long ago it was committed.
+    fn age(&self, now: Duration) -> Duration {
+        let millis = low_millis(now).wrapping_sub(self.since).cast_signed();
+        Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+    }
+
+    /// The place it got, if `last` is what the last one got.
+    fn place(&self, last: Seq) -> Place {
+        let before = (last.0 as u32).wrapping_sub(self.seq);
+        Place { seq: Seq(last.0 - u64::from(before)), id: self.id, time: self.id.time() }
+    }
 }
 
-/// Nanoseconds of the monotonic clock: half of what a [`Duration`] takes.
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+/// The low bits of the milliseconds.
+fn low_millis(time: Duration) -> u32 {
+    time.as_millis() as u32
+}
+
+/// What is committed, in the order of the commits.
+#[derive(Debug, Clone, Default)]
+struct Committed {
+    entries: Chunks<Entry>,
+    /// The number of the first, without what does not fit.
+    first: u32,
+    senders: Senders,
+    hashing: RandomState,
+}
+
+impl Committed {
+    /// The entry with this number, which is there.
+    fn entry(&self, number: u32) -> &Entry {
+        &self.entries[number.wrapping_sub(self.first) as usize]
+    }
+
+    fn is_of(&self, entry: &Entry, sender: &UserId, client_id: ClientId) -> bool {
+        entry.client_id == client_id && self.senders.name(entry.sender) == sender
+    }
+
+    /// What an entry is found by.
+    fn hash(&self, sender: &UserId, client_id: ClientId) -> u64 {
+        self.hashing.hash_one((sender, client_id))
+    }
+
+    /// What the entry with this number is found by.
+    fn hash_of(&self, number: u32) -> u64 {
+        let entry = self.entry(number);
+        self.hash(self.senders.name(entry.sender), entry.client_id)
+    }
 }
 
 /// The dedup window of one conversation. Times are of the owner's monotonic clock.
 ///
-/// Each committed send is kept once, in the order of the commits; the table has only the numbers of the places in that order. A busy
-/// conversation has many thousands of them.
+/// Each committed send is kept once, in the order of the commits; the table has only the numbers of the places in that order.
 #[derive(Debug, Clone, Default)]
 pub struct DedupWindow {
     pending: HashSet<Key>,
-    committed: VecDeque<Entry>,
-    /// The number of the first of `committed`, without what does not fit.
-    first: u32,
-    /// Numbers of the committed, by their keys.
+    committed: Committed,
+    /// Numbers of the committed, by their senders and client ids.
     by_key: HashTable<u32>,
-    hashing: RandomState,
+    /// The highest seq that was committed.
+    last: Seq,
     /// Until when entries were pushed out before their time: a first attempt must be younger.
     cut_at: Option<Duration>,
     max_entries: usize,
@@ -106,11 +157,11 @@ impl DedupWindow {
         age: Duration,
         now: Duration,
     ) -> Known {
-        let key = (sender.clone(), client_id);
-        let committed = self.by_key.find(self.hash(&key), |number| self.entry(*number).key == key);
-        match committed {
-            Some(number) => Known::Committed(self.entry(*number).place),
-            None if self.pending.contains(&key) => Known::Pending,
+        let hash = self.committed.hash(sender, client_id);
+        let is_it = |number: &u32| self.committed.is_of(self.committed.entry(*number), sender, client_id);
+        match self.by_key.find(hash, is_it) {
+            Some(number) => Known::Committed(self.committed.entry(*number).place(self.last)),
+            None if self.pending.contains(&(sender.clone(), client_id)) => Known::Pending,
             None if attempt <= 1 => Known::New,
             None if age >= WINDOW => Known::TooOld,
             None => match self.cut_at {
@@ -119,14 +170,6 @@ impl DedupWindow {
                 _ => Known::New,
             },
         }
-    }
-
-    fn hash(&self, key: &Key) -> u64 {
-        self.hashing.hash_one(key)
-    }
-
-    fn entry(&self, number: u32) -> &Entry {
-        entry(&self.committed, self.first, number)
     }
 
     /// Notes that a send is on its way.
@@ -143,66 +186,74 @@ impl DedupWindow {
     pub fn commit(&mut self, sender: UserId, client_id: ClientId, place: Place, now: Duration) {
         let key = (sender, client_id);
         self.pending.remove(&key);
-        let hash = self.hash(&key);
+        let (sender, _) = key;
+        let Self { committed, by_key, .. } = self;
+        let hash = committed.hash(&sender, client_id);
         // There are never as many as a `u32` counts.
-        let number = self.first.wrapping_add(self.committed.len() as u32);
-        self.committed.push_back(Entry { since: nanos(now), key, place });
-        let Self { committed, first, by_key, hashing, .. } = self;
-        let key_of = |number: &u32| &entry(committed, *first, *number).key;
-        let same = |other: &u32| key_of(other) == key_of(&number);
-        match by_key.entry(hash, same, |number| hashing.hash_one(key_of(number))) {
+        let number = committed.first.wrapping_add(committed.entries.len() as u32);
+        match by_key.find_mut(hash, |other| committed.is_of(committed.entry(*other), &sender, client_id)) {
             // Two rows of one send: only a log that was written by no owner has them. The later one counts.
-            hash_table::Entry::Occupied(mut known) => *known.get_mut() = number,
-            hash_table::Entry::Vacant(place) => drop(place.insert(number)),
+            Some(known) => *known = number,
+            None => drop(by_key.insert_unique(hash, number, |other| committed.hash_of(*other))),
         }
+        let Place { seq, id, .. } = place;
+        let sender = committed.senders.take(sender);
+        let entry = Entry { client_id, id, seq: seq.0 as u32, since: low_millis(now), sender };
+        committed.entries.push_back(entry);
+        self.last = seq;
         self.expire(now);
     }
 
     /// Lets go of what is over its time or over the bound.
     pub fn expire(&mut self, now: Duration) {
-        while let Some(Entry { since, key, .. }) = self.committed.front() {
-            let since = Duration::from_nanos(*since);
-            let is_old = now.saturating_sub(since) >= RETENTION;
-            if !is_old && self.committed.len() <= self.max_entries {
+        let Self { committed, by_key, .. } = self;
+        while let Some(entry) = committed.entries.front() {
+            let age = entry.age(now);
+            let is_old = age >= RETENTION;
+            if !is_old && committed.entries.len() <= self.max_entries {
                 break;
             }
-            if let Ok(known) = self.by_key.find_entry(self.hash(key), |number| *number == self.first) {
+            let (sender, first) = (entry.sender, committed.first);
+            if let Ok(known) = by_key.find_entry(committed.hash_of(first), |number| *number == first) {
                 known.remove();
             }
-            self.committed.pop_front();
-            self.first = self.first.wrapping_add(1);
+            committed.senders.release(sender);
+            committed.entries.pop_front();
+            committed.first = first.wrapping_add(1);
             if !is_old {
-                self.cut_at = Some(since);
+                self.cut_at = Some(now.saturating_sub(age));
             }
         }
+        if let Some(numbers) = committed.senders.compact() {
+            committed.entries.iter_mut().for_each(|entry| entry.sender = numbers[entry.sender as usize]);
+        }
         // After a burst the room it took is given back.
-        if self.committed.capacity() > 1024 && self.committed.len() * 8 < self.committed.capacity() {
-            self.committed.shrink_to_fit();
-            let Self { committed, first, by_key, hashing, .. } = self;
-            by_key.shrink_to_fit(|number| hashing.hash_one(&entry(committed, *first, *number).key));
+        if by_key.capacity() > 1024 && by_key.len() * 8 < by_key.capacity() {
+            by_key.shrink_to_fit(|number| committed.hash_of(*number));
         }
     }
 
     /// The lowest committed seq in the window.
     pub fn lowest(&self) -> Option<Seq> {
-        self.committed.front().map(|entry| entry.place.seq)
+        self.committed.entries.front().map(|entry| entry.place(self.last).seq)
     }
 
     /// Bytes on the heap, about.
     pub fn held_bytes(&self) -> usize {
-        self.committed.capacity() * size_of::<Entry>()
+        self.committed.entries.held_bytes()
+            + self.committed.senders.held_bytes()
             + self.by_key.capacity() * size_of::<(u32, u8)>()
             + self.pending.capacity() * size_of::<(Key, u8)>()
     }
 
     /// How many sends the window knows.
     pub fn len(&self) -> usize {
-        self.committed.len() + self.pending.len()
+        self.committed.entries.len() + self.pending.len()
     }
 
     /// Whether the window knows nothing.
     pub fn is_empty(&self) -> bool {
-        self.committed.is_empty() && self.pending.is_empty()
+        self.committed.entries.is_empty() && self.pending.is_empty()
     }
 }
 
@@ -244,7 +295,8 @@ mod tests {
     use super::*;
 
     fn place(seq: u64) -> Place {
-        Place { seq: Seq(seq), id: MessageId(uuid::Uuid::from_u128(u128::from(seq))), time: Timestamp(seq) }
+        let id = uuid::Builder::from_unix_timestamp_millis(seq, &[0; 10]).into_uuid();
+        Place { seq: Seq(seq), id: MessageId(id), time: Timestamp(seq) }
     }
 
     fn secs(s: u64) -> Duration {
@@ -271,21 +323,24 @@ mod tests {
     #[test]
     fn whatever_is_committed_is_known_until_its_time_is_over() {
         let users: Vec<_> = ["alice", "bob"].map(|name| UserId::new(name).expect("valid")).into();
-        let mut window = DedupWindow { first: u32::MAX - 1_000, ..DedupWindow::new() };
+        // Numbers of places, seqs and times pass what their low bits can tell.
+        const BEGIN: u64 = u32::MAX as u64 - 1_000;
+        let mut window = DedupWindow::new();
+        window.committed.first = u32::MAX - 1_000;
         let mut all: Vec<(u64, UserId, ClientId)> = Vec::new();
         for n in 0..6_000u64 {
             // Bursts of a thousand, and then next to nothing for two windows.
-            let at = (n / 1_000) * 300_000 + n % 1_000;
+            let at = BEGIN + (n / 1_000) * 300_000 + n % 1_000;
             let (user, id) = (&users[(n % 2) as usize], ClientId(uuid::Uuid::from_u128(u128::from(n / 2))));
             window.begin(user.clone(), id);
             assert_eq!(window.look_up(user, id, 2, secs(0), Duration::from_millis(at)), Known::Pending);
-            window.commit(user.clone(), id, place(n + 1), Duration::from_millis(at));
+            window.commit(user.clone(), id, place(BEGIN + n), Duration::from_millis(at));
             all.push((at, user.clone(), id));
             if n % 250 != 0 {
                 continue;
             }
             let mut left = 0;
-            for (seq, (since, user, id)) in (1..).zip(&all) {
+            for (seq, (since, user, id)) in (BEGIN..).zip(&all) {
                 let is_there = at - since < RETENTION.as_millis() as u64;
                 left += usize::from(is_there);
                 let known = window.look_up(user, *id, 1, secs(0), Duration::from_millis(at));
@@ -297,9 +352,32 @@ mod tests {
             }
             assert_eq!(window.len(), left);
         }
-        window.expire(secs(10_000));
+        window.expire(secs(10_000_000));
         assert!(window.is_empty());
         assert!(window.held_bytes() < 100_000, "{}", window.held_bytes());
+    }
+
+    /// Senders who are gone are let go of, and who is left is not taken for another.
+    #[test]
+    fn senders_come_and_go() {
+        let user = |n: u64| UserId::new(&format!("user-{n}")).expect("valid");
+        let client_id = ClientId::random();
+        let mut window = DedupWindow::new();
+        for n in 1..=1_000 {
+            // All of them choose the same client id.
+            window.commit(user(n), client_id, place(n), secs(n));
+            let left = n.saturating_sub(RETENTION.as_secs());
+            for m in (1..=n).step_by(7) {
+                let known = window.look_up(&user(m), client_id, 1, secs(0), secs(n));
+                assert_eq!(
+                    known,
+                    if m > left { Known::Committed(place(m)) } else { Known::New },
+                    "{m} at {n}"
+                );
+            }
+        }
+        assert_eq!(window.len() as u64, RETENTION.as_secs());
+        assert!(window.held_bytes() < 40_000, "{}", window.held_bytes());
     }
 
     #[test]

@@ -26,9 +26,9 @@ use crate::storage::{AppendError, Change, Epoch, Hint, LogRow, LogStart, Project
 struct Counter(u128);
 
 impl IdSource for Counter {
-    fn message_id(&mut self, _: Timestamp) -> MessageId {
+    fn message_id(&mut self, time: Timestamp) -> MessageId {
         self.0 += 1;
-        MessageId(uuid::Uuid::from_u128(self.0))
+        MessageId(uuid::Uuid::from_u128(u128::from(time.0) << 80 | self.0))
     }
 
     fn write_stamp(&mut self) -> WriteStamp {

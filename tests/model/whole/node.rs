@@ -108,9 +108,9 @@ struct Ids<'a> {
 }
 
 impl IdSource for Ids<'_> {
-    fn message_id(&mut self, _: Timestamp) -> MessageId {
+    fn message_id(&mut self, time: Timestamp) -> MessageId {
         *self.made += 1;
-        MessageId(Uuid::from_u128(u128::from(*self.made)))
+        MessageId(Uuid::from_u128(u128::from(time.0) << 80 | u128::from(*self.made)))
     }
 
     fn write_stamp(&mut self) -> WriteStamp {
