@@ -29,7 +29,7 @@ use crate::cluster::ownership::{Input, Moment, Output, Ownership};
 use crate::cluster::shard_map::{ShardId, ShardMap};
 use crate::cluster::store::{Beat, OwnershipStore};
 use crate::storage::Epoch;
-use crate::telemetry::cluster::Handovers;
+use crate::telemetry::cluster::ClusterTimes;
 
 /// How often time is told to the core.
 const TICK: Duration = Duration::from_millis(250);
@@ -82,7 +82,7 @@ pub struct MembershipSetup {
     /// Told of what is served here, and of the other nodes.
     pub observer: Arc<dyn ClusterObserver>,
     /// Where it is counted how long shards move.
-    pub handovers: Handovers,
+    pub cluster_times: ClusterTimes,
     /// How long a node may go without a beat.
     pub times: LeaseTimes,
     /// The clocks.
@@ -198,7 +198,7 @@ struct Moving {
     closed: HashMap<ShardId, Duration>,
     /// Said to be free, and not served here yet.
     free: HashMap<ShardId, Duration>,
-    counted: Handovers,
+    counted: ClusterTimes,
 }
 
 impl Moving {
@@ -256,7 +256,7 @@ impl Actor for MembershipActor {
         (setup, show): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let MembershipSetup { node, addresses, store, map, gates, .. } = setup;
-        let MembershipSetup { mut wanted, conversations, observer, handovers, times, clock, .. } = setup;
+        let MembershipSetup { mut wanted, conversations, observer, cluster_times, times, clock, .. } = setup;
         let (me, node) = (new_life(), NodeId(node));
         let core = Ownership::new(me, node.clone(), map, times, moment(clock));
         let asks = myself.clone();
@@ -278,7 +278,7 @@ impl Actor for MembershipActor {
                 }
             }
         });
-        let moving = Moving { closed: HashMap::new(), free: HashMap::new(), counted: handovers };
+        let moving = Moving { closed: HashMap::new(), free: HashMap::new(), counted: cluster_times };
         let (deaths, draining, leaving, left) = (0, false, false, false);
         Ok(State {
             node,

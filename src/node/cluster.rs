@@ -142,7 +142,7 @@ impl Joining {
             wanted,
             conversations: services.conversations.here().clone(),
             observer,
-            handovers: services.metrics.handovers.clone(),
+            cluster_times: services.metrics.cluster_times.clone(),
             times: LeaseTimes {
                 lease: config.cluster.lease_ms.duration(),
                 margin: config.cluster.margin_ms.duration(),

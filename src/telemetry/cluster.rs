@@ -16,23 +16,32 @@ use super::source::Source;
 /// From a millisecond to eight seconds.
 const PAUSES: (f64, f64, u16) = (0.001, 2.0, 14);
 
-/// How long shards that move are served by nobody: its two halves, each measured on the node where it passes. Between them lies one
-/// message over a link.
+/// From a tenth of a millisecond to three seconds.
+const CONFIRMATIONS: (f64, f64, u16) = (0.000_1, 2.0, 16);
+
+/// How long things take that only a cluster does.
+///
+/// `given` and `taken` are the two halves of the time in which a shard that moves is served by nobody, each measured on the node where
+/// it passes. Between them lies one message over a link.
 #[derive(Debug, Clone)]
-pub struct Handovers {
+pub struct ClusterTimes {
     /// From the closing of the shard's gate until the next owner is told that it is free.
     pub given: Histogram,
     /// From being told so until the shard is served here.
     pub taken: Histogram,
+    /// From a batch that is stored until it is confirmed that it counts, or that it never will.
+    pub confirmed: Histogram,
 }
 
-impl Handovers {
+impl ClusterTimes {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let given = "Seconds from closing a shard that moves until the next node is told that it is free";
         let taken = "Seconds from being told that a shard is free until it is served";
+        let confirmed = "Seconds from a stored batch until it is known whether it counts";
         Self {
             given: histogram(registry, "shard_given_seconds", given, PAUSES),
             taken: histogram(registry, "shard_taken_seconds", taken, PAUSES),
+            confirmed: histogram(registry, "confirm_seconds", confirmed, CONFIRMATIONS),
         }
     }
 }

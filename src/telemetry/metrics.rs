@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
-use super::cluster::{ClusterState, Handovers};
+use super::cluster::{ClusterState, ClusterTimes};
 use super::door::DoorNumbers;
 use super::process::ProcessCollector;
 use super::redis::RedisState;
@@ -223,8 +223,8 @@ pub struct Metrics {
     door: Source<DoorNumbers>,
     redis: Source<RedisState>,
     cluster: Source<ClusterState>,
-    /// Shards that move between nodes.
-    pub handovers: Handovers,
+    /// How long things take that only a cluster does.
+    pub cluster_times: ClusterTimes,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -273,7 +273,7 @@ impl Metrics {
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_collector(Box::new(ProcessCollector));
         let (store, door) = (Source::default(), Source::default());
-        let (redis, cluster, handovers) = (Source::default(), Source::default(), Handovers::new(r));
+        let (redis, cluster, cluster_times) = (Source::default(), Source::default(), ClusterTimes::new(r));
         r.register_collector(Box::new(store.clone()));
         r.register_collector(Box::new(door.clone()));
         r.register_collector(Box::new(redis.clone()));
@@ -335,7 +335,7 @@ impl Metrics {
             door,
             redis,
             cluster,
-            handovers,
+            cluster_times,
             registry: std::sync::Arc::new(registry),
         }
     }

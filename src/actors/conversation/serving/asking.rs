@@ -1,6 +1,7 @@
 //! What a conversation that serves asks of the store and of its shard's owner. Each answer comes back as a message.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Serving;
 use crate::actors::conversation::change::{ReactionState, Targets};
@@ -15,8 +16,10 @@ impl Serving {
     /// Asks whether what is durable counts; the answer comes as a message.
     pub(super) fn confirm(&self, activation: &Activation) {
         let (owned, actor) = (activation.ownership(), self.handle.actor.clone());
+        let (metrics, begin) = (activation.surroundings.metrics.clone(), Instant::now());
         tokio::spawn(async move {
             let still_owner = owned.confirm().await;
+            metrics.cluster_times.confirmed.observe(begin.elapsed().as_secs_f64());
             let _ = actor.cast(Message::Confirmed(still_owner));
         });
     }
