@@ -46,7 +46,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use convoke_protocol::id::{ConversationId, DeviceId, Seq, UserId};
 use convoke_protocol::message::Cursor;
-use fjall::{UserKey, UserValue};
+use fjall::UserKey;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
@@ -235,6 +235,7 @@ impl EmbeddedStore {
             limits: BatchLimits { appends: config.batch_appends.max(1), bytes: config.batch_bytes },
             memtable_bytes: config.memtable_bytes,
             unflushed_bytes: rows.database.write_buffer_size(),
+            closes_last: None,
             commits: 0,
             dating: Dating::new(config.change_period),
             fault: config.fault,
@@ -341,12 +342,9 @@ impl EmbeddedStore {
         }
     }
 
-    fn encoded(conversation: &ConversationId, rows: &[LogRow]) -> Vec<(UserKey, UserValue)> {
-        rows.iter()
-            .map(|row| {
-                (keys::message(conversation, row.seq), UserValue::from(super::values::encode_row(row)))
-            })
-            .collect()
+    fn encoded(conversation: &ConversationId, rows: &[LogRow]) -> Vec<(UserKey, Vec<u8>)> {
+        let encoded = |row: &LogRow| (keys::message(conversation, row.seq), super::values::encode_row(row));
+        rows.iter().map(encoded).collect()
     }
 
     fn push(&self, job: Job) {

@@ -43,7 +43,7 @@ pub(super) struct SmallRow {
 
 /// An append, encoded. Whoever drops it unanswered answers that its outcome is not known.
 pub(super) struct Job {
-    pub(super) rows: Vec<(UserKey, UserValue)>,
+    pub(super) rows: Vec<(UserKey, Vec<u8>)>,
     pub(super) lists: Vec<UserKey>,
     pub(super) small: Vec<SmallRow>,
     /// The conversation that it changes, if that is accounted for.
@@ -53,7 +53,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(rows: Vec<(UserKey, UserValue)>, lists: Vec<UserKey>, done: AppendDone) -> Self {
+    pub(super) fn new(rows: Vec<(UserKey, Vec<u8>)>, lists: Vec<UserKey>, done: AppendDone) -> Self {
         let rows_bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
         let lists_bytes: usize = lists.iter().map(|key| key.len()).sum();
         Self {
@@ -288,7 +288,7 @@ mod tests {
 
     fn job(value_bytes: usize, answers: &Arc<Mutex<Vec<Result<(), AppendError>>>>) -> Job {
         let answers = answers.clone();
-        let row = (UserKey::from(b"key!"), UserValue::from(vec![0; value_bytes]));
+        let row = (UserKey::from(b"key!"), vec![0; value_bytes]);
         Job::new(vec![row], Vec::new(), Box::new(move |result| answers.lock().push(result)))
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fjall::PersistMode;
+use fjall::{AbstractTree as _, Keyspace, PersistMode, Slice};
 use parking_lot::Mutex;
 
 use super::changes::{Changes, Dating};
@@ -84,6 +84,8 @@ pub(super) struct Writer {
     pub(super) memtable_bytes: u64,
     /// What was written since memtables were closed.
     pub(super) unflushed_bytes: u64,
+    /// The keyspace whose memtable is closed when the others' have been flushed, by its place among them.
+    pub(super) closes_last: Option<usize>,
     pub(super) commits: u64,
     pub(super) dating: Dating,
     pub(super) fault: Option<FaultHook>,
@@ -177,10 +179,10 @@ impl Writer {
                 }
             }
             for (key, value) in job.rows.drain(..) {
-                batch.insert(&rows.messages, key, value);
+                batch.insert(&rows.messages, copied(key), value);
             }
             for key in job.lists.drain(..) {
-                batch.insert(&rows.lists, key, entry.clone());
+                batch.insert(&rows.lists, copied(key), entry.clone());
             }
             for row in job.small.drain(..) {
                 let keyspace = match row.keyspace {
@@ -193,8 +195,8 @@ impl Writer {
                     Small::Messages => &rows.messages,
                 };
                 match row.value {
-                    Some(value) => batch.insert(keyspace, row.key, value),
-                    None => batch.remove(keyspace, row.key),
+                    Some(value) => batch.insert(keyspace, copied(row.key), copied(value)),
+                    None => batch.remove(keyspace, copied(row.key)),
                 }
             }
         }
@@ -256,8 +258,18 @@ impl Writer {
     }
 
     /// Closes full memtables, so that they are flushed and the journals behind them can go. All of them at once: a
-    /// journal is kept for as long as one keyspace has rows in it that are nowhere else.
+    /// journal is kept for as long as one keyspace has rows in it that are nowhere else. All but the smallest, that is: fjall
+    /// keeps a memtable that was flushed until it closes one of any keyspace after that, which would be when the next are full.
+    /// So the smallest follows when the others are flushed, and frees them.
     fn make_room(&mut self) -> Result<(), String> {
+        let keyspaces = self.rows.keyspaces();
+        let close = |keyspace: &Keyspace| keyspace.rotate_memtable().map_err(|e| e.to_string());
+        if let Some(last) = self.closes_last
+            && keyspaces.iter().all(|keyspace| keyspace.sealed_memtable_count() == 0)
+        {
+            close(keyspaces[last])?;
+            self.closes_last = None;
+        }
         if self.unflushed_bytes < self.memtable_bytes {
             return Ok(());
         }
@@ -277,9 +289,62 @@ impl Writer {
             std::thread::sleep(ROOM_POLL);
         }
         self.unflushed_bytes = 0;
-        for keyspace in self.rows.keyspaces() {
-            keyspace.rotate_memtable().map_err(|e| e.to_string())?;
+        let size = |at: &usize| keyspaces[*at].tree.active_memtable().size();
+        // One that has been last and still waits goes with the others, lest it wait for ever.
+        let may_wait = |at: &usize| size(at) > 0 && Some(*at) != self.closes_last;
+        let last = (0..keyspaces.len()).filter(may_wait).min_by_key(size);
+        for (at, keyspace) in keyspaces.into_iter().enumerate() {
+            if Some(at) != last {
+                close(keyspace)?;
+            }
         }
+        self.closes_last = last;
         Ok(())
+    }
+}
+
+/// What goes into a memtable is allocated by this thread and therefore lies together, so that it leaves room in one piece when
+/// it was flushed. What others allocated lies among their own things, of which some remain and keep whole pages.
+fn copied(slice: Slice) -> Slice {
+    /// Longer than this it is a piece of its own.
+    const LONG: usize = 16 << 10;
+    if slice.len() > LONG { slice } else { Slice::from(&slice[..]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::conformance::{append_of, conversation, rows, store};
+    use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
+
+    async fn until(holds: impl Fn() -> bool) {
+        let looked = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), looked).await.expect("it holds before long");
+    }
+
+    #[tokio::test]
+    async fn memtables_that_were_flushed_are_freed_before_the_next_are_full() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = EmbeddedConfig { memtable_bytes: 100_000, ..EmbeddedConfig::default() };
+        let embedded = EmbeddedStore::open(dir.path(), config).expect("opens");
+        let all = embedded.rows.load_full().expect("open");
+        let append =
+            async |from, to| store(&embedded, append_of(&conversation("a"), &rows(from, to, "a"), 0)).await;
+
+        let mut next = 1;
+        // The writer closes them after it answered.
+        while all.messages.l0_table_count() == 0 {
+            append(next, next + 9).await.expect("stored");
+            next += 10;
+        }
+        until(|| all.keyspaces().iter().all(|keyspace| keyspace.sealed_memtable_count() == 0)).await;
+        append(next, next).await.expect("stored");
+        until(|| all.messages.tree.version_free_list_len() == 0).await;
+        let held: u64 = all.keyspaces().iter().map(|keyspace| keyspace.tree.active_memtable().size()).sum();
+        assert!(held < 100_000, "{held} bytes: the next were full");
     }
 }

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::{OpenError, ScyllaConfig, connect};
@@ -15,6 +15,9 @@ use super::{OpenError, ScyllaConfig, connect};
 const ROW: usize = 200;
 /// Inserts that are under way at the same time.
 pub const IN_FLIGHT: usize = 64;
+/// Between two statements of a loop that is paced: 500 per second. Who asks again at once finds the threads of the servers and of
+/// the driver awake, which makes each answer faster than it is to who asks now and then.
+pub const PACE: Duration = Duration::from_millis(2);
 /// On how many servers each row is, where there are as many.
 const REPLICATION: usize = 3;
 
@@ -38,6 +41,10 @@ pub struct BareFigures {
     pub insert: BareLoop,
     /// One read at LOCAL_QUORUM after the other.
     pub read: BareLoop,
+    /// One insert each [`PACE`].
+    pub paced_insert: BareLoop,
+    /// One read at LOCAL_QUORUM each [`PACE`].
+    pub paced_read: BareLoop,
     /// One lightweight transaction after the other, each of a row of its own.
     pub lwt: BareLoop,
 }
@@ -94,17 +101,20 @@ async fn run(
     let one_lwt = || async { session.execute_unpaged(&lwt, (Uuid::new_v4(), &value)).await };
     Ok(BareFigures {
         replication,
-        inserts: repeat(one_insert, IN_FLIGHT, measured).await?,
-        insert: repeat(one_insert, 1, measured).await?,
-        read: repeat(one_read, 1, measured).await?,
-        lwt: repeat(one_lwt, 1, measured).await?,
+        inserts: repeat(one_insert, IN_FLIGHT, None, measured).await?,
+        insert: repeat(one_insert, 1, None, measured).await?,
+        read: repeat(one_read, 1, None, measured).await?,
+        paced_insert: repeat(one_insert, 1, Some(PACE), measured).await?,
+        paced_read: repeat(one_read, 1, Some(PACE), measured).await?,
+        lwt: repeat(one_lwt, 1, None, measured).await?,
     })
 }
 
-/// Runs one statement again and again, so many at a time.
+/// Runs one statement again and again, so many at a time: at once when the one before was answered, or at the pace.
 async fn repeat<T, E, F>(
     one: impl Fn() -> F + Copy,
     in_flight: usize,
+    pace: Option<Duration>,
     measured: Duration,
 ) -> Result<BareLoop, OpenError>
 where
@@ -115,7 +125,14 @@ where
         let begun = Instant::now();
         let lines = (0..in_flight).map(|_| async move {
             let mut took = Vec::new();
+            let mut turns = pace.map(interval);
+            if let Some(turns) = &mut turns {
+                turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
             while begun.elapsed() < length {
+                if let Some(turns) = &mut turns {
+                    turns.tick().await;
+                }
                 let sent = Instant::now();
                 one().await.map_err(OpenError::server)?;
                 took.push(sent.elapsed());
