@@ -3,16 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
 use super::Inner;
-use super::frames::{self, Frame, Kind};
+use super::frames::{self, Frame, Kind, Returned};
 use super::handshake;
 use crate::cluster::link::{Answering, Credit};
 
@@ -69,13 +69,6 @@ async fn begin(inner: &Inner, stream: TcpStream) -> io::Result<(Box<dyn Stream>,
     Ok((stream, from))
 }
 
-/// What a peer may send again.
-#[derive(Default)]
-struct Returned {
-    bytes: AtomicU64,
-    changed: Notify,
-}
-
 struct Owed {
     bytes: u64,
     returned: Arc<Returned>,
@@ -85,33 +78,20 @@ impl Credit for Owed {}
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.returned.bytes.fetch_add(self.bytes, Ordering::Relaxed);
-        self.returned.changed.notify_one();
+        self.returned.add(self.bytes);
     }
 }
 
 async fn serve(inner: &Inner, stream: Box<dyn Stream>, from: &handshake::Peer) {
     let (reader, writer) = tokio::io::split(stream);
     let (answers, queued) = mpsc::channel(ANSWERS);
-    let returned = Arc::new(Returned::default());
+    let returned = Arc::new(Returned::new(inner.config.window));
     let ended = tokio::select! {
-        ended = frames::write_all(writer, queued) => ended,
-        ended = give_back(&returned, &answers) => ended,
+        ended = frames::write_all(writer, queued, &returned) => ended,
         ended = take(inner, reader, from, &answers, &returned) => ended,
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %from.id, lane = ?from.lane, %error, "a peer's connection ended");
-    }
-}
-
-async fn give_back(returned: &Returned, answers: &mpsc::Sender<Frame<Vec<u8>>>) -> io::Result<()> {
-    loop {
-        returned.changed.notified().await;
-        let bytes = returned.bytes.swap(0, Ordering::Relaxed);
-        if bytes > 0 {
-            let credit = Frame { kind: Kind::Credit, id: bytes, body: Vec::new() };
-            answers.send(credit).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::frames::{self, Frame, Kind};
+use super::frames::{self, Frame, Kind, Returned};
 use super::{Inner, handshake};
 use crate::cluster::link::{LANES, Lane, LinkError};
 use crate::cluster::membership::PeerId;
@@ -34,14 +34,15 @@ struct Out {
     version: u16,
     frames: mpsc::Sender<Frame<Vec<u8>>>,
     budget: Arc<Semaphore>,
-    window: usize,
+    longest: usize,
     pending: Arc<Pending>,
     next: AtomicU64,
 }
 
 impl Out {
     fn send(&self, kind: Kind, id: u64, body: Vec<u8>) -> Result<usize, LinkError> {
-        let (cost, bytes) = (frames::cost(body.len(), self.window), body.len());
+        // The longest fits although the peer keeps some back.
+        let (cost, bytes) = (frames::cost(body.len(), self.longest), body.len());
         let room = self.budget.try_acquire_many(cost).map_err(|_| LinkError::Busy)?;
         match self.frames.try_send(Frame { kind, id, body }) {
             Ok(()) => {
@@ -187,17 +188,34 @@ async fn begin(
     let (frames, queued) = mpsc::channel(config.window / 64 + 1);
     let pending: Arc<Pending> = Arc::default();
     let budget = Arc::new(Semaphore::new(config.window));
-    tasks.spawn(frames::write_all(writer, queued));
-    tasks.spawn(take(reader, config.silence, pending.clone(), budget.clone()));
-    let next = AtomicU64::new(1);
-    Ok(Out { version, frames, budget, window: config.window, pending, next })
+    // Nothing is to be given back on this side.
+    let returned = Returned::new(config.window);
+    tasks.spawn(async move { frames::write_all(writer, queued, &returned).await });
+    let credit = Budget { all: config.window, left: budget.clone() };
+    tasks.spawn(take(reader, config.silence, pending.clone(), credit));
+    let longest = config.window - frames::kept_back(config.window);
+    Ok(Out { version, frames, budget, longest, pending, next: AtomicU64::new(1) })
+}
+
+/// What may be on its way, as the side sees it that is given credit.
+struct Budget {
+    all: usize,
+    left: Arc<Semaphore>,
+}
+
+impl Budget {
+    /// A peer counts the longest frames in full, so that it may give back more than they took.
+    fn give_back(&self, bytes: u64) {
+        let taken = self.all.saturating_sub(self.left.available_permits());
+        self.left.add_permits(usize::try_from(bytes).unwrap_or(usize::MAX).min(taken));
+    }
 }
 
 async fn take(
     reader: impl AsyncRead + Unpin,
     silence: Duration,
     pending: Arc<Pending>,
-    budget: Arc<Semaphore>,
+    budget: Budget,
 ) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(frames::BATCH, reader);
     loop {
@@ -208,7 +226,7 @@ async fn take(
                 // Nobody waits any more: fine.
                 waits.map(|tell| tell.send(body));
             }
-            Kind::Credit => budget.add_permits(usize::try_from(id).unwrap_or(0)),
+            Kind::Credit => budget.give_back(id),
             _ => {}
         }
     }

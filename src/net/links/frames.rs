@@ -1,11 +1,12 @@
 //! Frames on a link's connection, and how many bytes of its window each takes.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The longest frame. Far above what a lane carries: groups with all their members.
 const MAX_FRAME: usize = 32 << 20;
@@ -28,7 +29,7 @@ pub(super) enum Kind {
     Ask,
     /// The answer.
     Answer,
-    /// So many bytes (the id) were dealt with.
+    /// So many bytes (the id) were dealt with: see [`Returned`].
     Credit,
     /// Still there.
     Alive,
@@ -67,6 +68,42 @@ pub(super) fn cost(body: usize, window: usize) -> u32 {
     u32::try_from((body + 64).min(window)).unwrap_or(u32::MAX)
 }
 
+/// How much of a window may have been dealt with without having been given back.
+pub(super) fn kept_back(window: usize) -> usize {
+    window / 16
+}
+
+/// What a peer has dealt with, to be given back: with the next answers, or when the connection is quiet, or at once when it is
+/// much. A frame of its own for each would wake both ends once more for every push.
+pub(super) struct Returned {
+    bytes: AtomicU64,
+    much: u64,
+    is_much: Notify,
+}
+
+impl Returned {
+    pub(super) fn new(window: usize) -> Self {
+        let much = kept_back(window) as u64;
+        Self { bytes: AtomicU64::new(0), much, is_much: Notify::new() }
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes >= self.much {
+            self.is_much.notify_one();
+        }
+    }
+
+    async fn is_much(&self) {
+        self.is_much.notified().await;
+    }
+
+    fn take(&self) -> Option<Frame<[u8; 0]>> {
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        (bytes > 0).then_some(Frame { kind: Kind::Credit, id: bytes, body: [] })
+    }
+}
+
 fn bad(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
 }
@@ -103,23 +140,44 @@ pub(super) async fn write(
     stream.write_all(body).await
 }
 
-/// Writes frames as they come, as many at once as there are; says that it is still there when none come.
+/// Writes frames as they come, as many at once as there are, and what is to be given back; says that it is still there when none
+/// come.
 pub(super) async fn write_all(
     stream: impl AsyncWrite + Unpin,
     mut frames: mpsc::Receiver<Frame<Vec<u8>>>,
+    returned: &Returned,
 ) -> io::Result<()> {
     let mut stream = BufWriter::with_capacity(BATCH, stream);
     loop {
-        match tokio::time::timeout(QUIET, frames.recv()).await {
-            Ok(Some(frame)) => {
+        let next = async {
+            tokio::select! {
+                next = frames.recv() => Next::Frame(next),
+                () = returned.is_much() => Next::Credit,
+            }
+        };
+        let quiet = match tokio::time::timeout(QUIET, next).await {
+            Ok(Next::Frame(Some(frame))) => {
                 write(&mut stream, &frame).await?;
                 while let Ok(frame) = frames.try_recv() {
                     write(&mut stream, &frame).await?;
                 }
+                false
             }
-            Ok(None) => return Ok(()),
-            Err(_) => write(&mut stream, &Frame { kind: Kind::Alive, id: 0, body: [] }).await?,
+            Ok(Next::Frame(None)) => return Ok(()),
+            Ok(Next::Credit) => false,
+            Err(_) => true,
+        };
+        match returned.take() {
+            Some(credit) => write(&mut stream, &credit).await?,
+            None if quiet => write(&mut stream, &Frame { kind: Kind::Alive, id: 0, body: [] }).await?,
+            None => {}
         }
         stream.flush().await?;
     }
+}
+
+/// What is to be written next.
+enum Next {
+    Frame(Option<Frame<Vec<u8>>>),
+    Credit,
 }

@@ -151,6 +151,40 @@ async fn what_a_peer_has_not_dealt_with_is_bounded_per_lane() {
 }
 
 #[tokio::test]
+async fn what_is_kept_back_hinders_nobody_and_comes_back() {
+    let (one, mut other) = two().await;
+    for longest in [false, true, true] {
+        one.links.tell(other.id, Lane::Pushes, vec![1]).expect("room");
+        let (.., small) = soon(other.told.recv()).await.expect("told");
+        drop(small);
+        if longest {
+            // The few bytes of the one before may not be back yet.
+            one.links.tell(other.id, Lane::Pushes, vec![0; 10_000]).expect("room");
+            let (.., body, held) = soon(other.told.recv()).await.expect("told");
+            assert_eq!(body.len(), 10_000);
+            drop(held);
+        }
+        // In the end there is room for as much as ever, and for no more.
+        let begun = Instant::now();
+        let mut held = Vec::new();
+        while held.len() < 4 {
+            assert!(begun.elapsed() < PATIENCE, "no credit comes back");
+            match one.links.tell(other.id, Lane::Pushes, vec![0; 960]) {
+                Ok(()) => held.push(soon(other.told.recv()).await.expect("told")),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        assert_eq!(one.links.tell(other.id, Lane::Pushes, vec![0; 960]), Err(LinkError::Busy));
+        drop(held);
+        while one.links.tell(other.id, Lane::Pushes, vec![0; 3_700]).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "no credit comes back");
+            tokio::task::yield_now().await;
+        }
+        soon(other.told.recv()).await.expect("told");
+    }
+}
+
+#[tokio::test]
 async fn a_link_that_breaks_is_made_anew_and_who_waits_is_told() {
     let (mut one, other) = two().await;
     other.end.answers.store(false, Ordering::Relaxed);
