@@ -1,12 +1,14 @@
 //! All sockets of a thread behind one epoll.
 
 use std::net::TcpStream;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::thread::set_current_timer_slack;
 
 use crate::load::LoadError;
 
@@ -32,8 +34,11 @@ pub(in crate::load) struct Poll {
 }
 
 impl Poll {
-    /// Watches nothing yet.
+    /// Watches nothing yet. To be called by the thread that will wait.
     pub(in crate::load) fn new() -> Result<Self, LoadError> {
+        // By default a thread's timers may be 50 µs late. What is sent late counts as answered late.
+        set_current_timer_slack(NonZeroU64::new(1))
+            .map_err(|errno| LoadError::doing("making a thread's timers exact")(errno.into()))?;
         let fd = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| LoadError::doing("making an epoll")(errno.into()))?;
         Ok(Self { fd, events: Vec::with_capacity(EVENTS), ready: Vec::with_capacity(EVENTS) })

@@ -8,7 +8,7 @@ use crate::load::LoadError;
 use crate::load::latency::{Latencies, Percentiles};
 use crate::load::report::{Progress, Row, rate};
 use crate::storage::scylla::ScyllaConfig;
-use crate::storage::scylla::bare::{self, BareFigures, BareLoop, IN_FLIGHT};
+use crate::storage::scylla::bare::{self, BareFigures, BareLoop, IN_FLIGHT, PACE};
 
 /// What the servers do at best, with the driver alone.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,9 @@ pub struct CqlLimits {
     /// One at a time.
     pub insert_ms: Option<Percentiles>,
     pub quorum_read_ms: Option<Percentiles>,
+    /// One each [`PACE`].
+    pub paced_insert_ms: Option<Percentiles>,
+    pub paced_quorum_read_ms: Option<Percentiles>,
     pub lwt_ms: Option<Percentiles>,
     #[serde(skip)]
     pub(super) rows: Vec<Row>,
@@ -53,11 +56,14 @@ pub(super) fn measure(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|source| LoadError::Io { doing: "starting a runtime", source })?;
     let figures = runtime.block_on(bare::measure(servers, measured))?;
-    let BareFigures { replication, inserts, insert, read, lwt } = figures;
+    let BareFigures { replication, inserts, insert, read, paced_insert, paced_read, lwt } = figures;
+    let pace = format!("one each {} ms", PACE.as_millis());
     let rows = vec![
         row(format!("CQL inserts of 200 B, {IN_FLIGHT} in flight, RF {replication}"), &inserts),
         row("CQL insert, one at a time".into(), &insert),
         row("CQL read at LOCAL_QUORUM, one at a time".into(), &read),
+        row(format!("CQL insert, {pace}"), &paced_insert),
+        row(format!("CQL read at LOCAL_QUORUM, {pace}"), &paced_read),
         row("CQL lightweight transaction, one at a time".into(), &lwt),
     ];
     Ok(CqlLimits {
@@ -68,7 +74,9 @@ pub(super) fn measure(
         inserts_ms: rows[0].latency,
         insert_ms: rows[1].latency,
         quorum_read_ms: rows[2].latency,
-        lwt_ms: rows[3].latency,
+        paced_insert_ms: rows[3].latency,
+        paced_quorum_read_ms: rows[4].latency,
+        lwt_ms: rows[5].latency,
         rows,
     })
 }
