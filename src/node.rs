@@ -76,6 +76,9 @@ const SESSION_SWEEP: Duration = Duration::from_secs(1);
 /// How often conversations are looked over: those that may sleep.
 const CONVERSATION_SWEEP: Duration = Duration::from_secs(5);
 
+/// Beside the store's reads so much may wait for the system on threads of its own: a backup, names that are looked up.
+const OTHER_BLOCKING: usize = 4;
+
 /// Lines that refused logins may take in a second, of all connections together.
 const REFUSED_LOGINS_LOGGED_PER_S: u32 = 50;
 
@@ -90,7 +93,11 @@ const COME_BACK_MS: u32 = 500;
 /// # Errors
 /// It could not start, or not stop in order.
 pub fn run(setup: Setup) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Without a bound a moment with many reads makes threads that stay, each with its part of the heap.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(setup.config.storage.reads + OTHER_BLOCKING)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(setup).await?;

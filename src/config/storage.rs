@@ -19,7 +19,7 @@ section! {
         Restart memtable_bytes: u64 = 8 << 20, in 1_048_576..=4_294_967_296;
         /// The latest time after which a device's cursor is written, in milliseconds.
         Restart cursor_interval_ms: Millis = Millis(5_000), in 10..=600_000;
-        /// Reads that run at the same time.
-        Restart reads: usize = 16, in 1..=1_024;
+        /// Reads that run at the same time, each on a thread that has a part of the heap for itself.
+        Restart reads: usize = 8, in 1..=1_024;
     }
 }

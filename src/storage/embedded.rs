@@ -109,7 +109,7 @@ impl Default for EmbeddedConfig {
             memtable_bytes: 8 << 20,
             cursor_interval: Duration::from_secs(5),
             change_period: Duration::from_secs(60),
-            reads: 16,
+            reads: 8,
             fault: None,
         }
     }
