@@ -93,12 +93,7 @@ const COME_BACK_MS: u32 = 500;
 /// # Errors
 /// It could not start, or not stop in order.
 pub fn run(setup: Setup) -> anyhow::Result<()> {
-    // Without a bound a moment with many reads makes threads that stay, each with its part of the heap.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .max_blocking_threads(setup.config.storage.reads + OTHER_BLOCKING)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    runtime(&setup.config)?.block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(setup).await?;
         let broken = tokio::select! {
@@ -112,6 +107,15 @@ pub fn run(setup: Setup) -> anyhow::Result<()> {
             () = signals.next() => abort(),
         }
     })
+}
+
+fn runtime(config: &Config) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if config.node.threads > 0 {
+        builder.worker_threads(config.node.threads);
+    }
+    // Without a bound a moment with many reads makes threads that stay, each with its part of the heap.
+    builder.max_blocking_threads(config.storage.reads + OTHER_BLOCKING).enable_all().build()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a second signal asks for exactly this")]

@@ -13,6 +13,9 @@ section! {
         Restart data: PathBuf = PathBuf::from("convoke-data");
         /// Slices of the conversations and users. Fixed when the data directory is created.
         Restart shards: u32 = 1_024, in 1..=65_536;
+        /// Threads that do the work; 0: as many as there are cores. Where several nodes share a machine give each its share: every
+        /// thread beyond costs switches between them.
+        Restart threads: usize = 0, in 0..=1_024;
         /// HOST:PORT under which clients reach the TCP listener from outside; empty: the address it listens on.
         Restart advertise_tcp: String = String::new();
         /// HOST:PORT under which clients reach the WebSocket listener from outside; empty: the address it listens on.
