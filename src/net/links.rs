@@ -6,7 +6,8 @@
 //!
 //! # Bounds
 //! Per lane and peer at most [`LinkConfig::window`] bytes are on their way, from the call to the peer's having dealt with
-//! them: beyond it a call is refused with [`LinkError::Busy`]. A peer that is silent for [`LinkConfig::silence`] is away.
+//! them; up to a sixteenth of the window it may give back a little later. Beyond it a call is refused with [`LinkError::Busy`].
+//! A peer that is silent for [`LinkConfig::silence`] is away.
 //!
 //! # Framing
 //! `u32` length (big endian) of what follows: `u8` kind, `u64` id, body. The first two frames on a connection are the

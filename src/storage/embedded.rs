@@ -235,7 +235,7 @@ impl EmbeddedStore {
             limits: BatchLimits { appends: config.batch_appends.max(1), bytes: config.batch_bytes },
             memtable_bytes: config.memtable_bytes,
             unflushed_bytes: rows.database.write_buffer_size(),
-            closes_last: None,
+            frees: false,
             commits: 0,
             dating: Dating::new(config.change_period),
             fault: config.fault,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fjall::{AbstractTree as _, Keyspace, PersistMode, Slice};
+use fjall::{PersistMode, Slice};
 use parking_lot::Mutex;
 
 use super::changes::{Changes, Dating};
@@ -84,8 +84,8 @@ pub(super) struct Writer {
     pub(super) memtable_bytes: u64,
     /// What was written since memtables were closed.
     pub(super) unflushed_bytes: u64,
-    /// The keyspace whose memtable is closed when the others' have been flushed, by its place among them.
-    pub(super) closes_last: Option<usize>,
+    /// Memtables are being flushed, and nothing has freed them yet.
+    pub(super) frees: bool,
     pub(super) commits: u64,
     pub(super) dating: Dating,
     pub(super) fault: Option<FaultHook>,
@@ -258,17 +258,11 @@ impl Writer {
     }
 
     /// Closes full memtables, so that they are flushed and the journals behind them can go. All of them at once: a
-    /// journal is kept for as long as one keyspace has rows in it that are nowhere else. All but the smallest, that is: fjall
-    /// keeps a memtable that was flushed until it closes one of any keyspace after that, which would be when the next are full.
-    /// So the smallest follows when the others are flushed, and frees them.
+    /// journal is kept for as long as one keyspace has rows in it that are nowhere else.
     fn make_room(&mut self) -> Result<(), String> {
-        let keyspaces = self.rows.keyspaces();
-        let close = |keyspace: &Keyspace| keyspace.rotate_memtable().map_err(|e| e.to_string());
-        if let Some(last) = self.closes_last
-            && keyspaces.iter().all(|keyspace| keyspace.sealed_memtable_count() == 0)
-        {
-            close(keyspaces[last])?;
-            self.closes_last = None;
+        if self.frees && self.rows.keyspaces().iter().all(|keyspace| keyspace.sealed_memtable_count() == 0) {
+            self.free_flushed().map_err(|e| e.to_string())?;
+            self.frees = false;
         }
         if self.unflushed_bytes < self.memtable_bytes {
             return Ok(());
@@ -289,17 +283,21 @@ impl Writer {
             std::thread::sleep(ROOM_POLL);
         }
         self.unflushed_bytes = 0;
-        let size = |at: &usize| keyspaces[*at].tree.active_memtable().size();
-        // One that has been last and still waits goes with the others, lest it wait for ever.
-        let may_wait = |at: &usize| size(at) > 0 && Some(*at) != self.closes_last;
-        let last = (0..keyspaces.len()).filter(may_wait).min_by_key(size);
-        for (at, keyspace) in keyspaces.into_iter().enumerate() {
-            if Some(at) != last {
-                close(keyspace)?;
-            }
+        for keyspace in self.rows.keyspaces() {
+            keyspace.rotate_memtable().map_err(|e| e.to_string())?;
         }
-        self.closes_last = last;
+        self.frees = true;
         Ok(())
+    }
+
+    /// fjall keeps a memtable that was flushed until one is closed after that, of whatever keyspace: otherwise the next full ones,
+    /// so that all rows would be in memory twice. What the store says of itself is written once more, and closed.
+    fn free_flushed(&self) -> fjall::Result<()> {
+        let Rows { database, format, meta, .. } = &*self.rows;
+        let mut batch = database.batch();
+        format.write(&mut batch, meta);
+        batch.commit()?;
+        meta.rotate_memtable().map(drop)
     }
 }
 
@@ -313,6 +311,8 @@ fn copied(slice: Slice) -> Slice {
 
 #[cfg(test)]
 mod tests {
+    use fjall::AbstractTree as _;
+
     use super::*;
     use crate::storage::conformance::{append_of, conversation, rows, store};
     use crate::storage::embedded::{EmbeddedConfig, EmbeddedStore};
