@@ -29,6 +29,10 @@ pub const RETENTION: Duration = Duration::from_secs(150);
 /// The most entries a window holds. A constant, since who goes on from a stored window must know how it was cut.
 pub const MAX_ENTRIES: usize = 200_000;
 
+/// So many entries are looked through, which takes a fraction of a microsecond; more are found by a table, which most conversations
+/// then do not have.
+const SCANNED: usize = 256;
+
 /// The place a committed send got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
@@ -109,6 +113,33 @@ impl Committed {
         entry.client_id == client_id && self.senders.name(entry.sender) == sender
     }
 
+    /// The number of the last entry of this send.
+    fn scan(&self, sender: &UserId, client_id: ClientId) -> Option<u32> {
+        let found = self.entries.iter().enumerate().filter(|(_, entry)| self.is_of(entry, sender, client_id));
+        found.last().map(|(at, _)| self.first.wrapping_add(at as u32))
+    }
+
+    /// Numbers by what they are found by.
+    fn table(&self) -> HashTable<u32> {
+        let mut table = HashTable::with_capacity(self.entries.len());
+        for at in 0..self.entries.len() {
+            self.put(&mut table, self.first.wrapping_add(at as u32));
+        }
+        table
+    }
+
+    /// Puts an entry into the table.
+    fn put(&self, table: &mut HashTable<u32>, number: u32) {
+        let entry = self.entry(number);
+        let (sender, client_id) = (self.senders.name(entry.sender), entry.client_id);
+        let hash = self.hash(sender, client_id);
+        match table.find_mut(hash, |other| self.is_of(self.entry(*other), sender, client_id)) {
+            // Two rows of one send: only a log that was written by no owner has them. The later one counts.
+            Some(known) => *known = number,
+            None => drop(table.insert_unique(hash, number, |other| self.hash_of(*other))),
+        }
+    }
+
     /// What an entry is found by.
     fn hash(&self, sender: &UserId, client_id: ClientId) -> u64 {
         self.hashing.hash_one((sender, client_id))
@@ -123,13 +154,14 @@ impl Committed {
 
 /// The dedup window of one conversation. Times are of the owner's monotonic clock.
 ///
-/// Each committed send is kept once, in the order of the commits; the table has only the numbers of the places in that order.
+/// Each committed send is kept once, in the order of the commits; the table, if there are many, has only the numbers of the places
+/// in that order.
 #[derive(Debug, Clone, Default)]
 pub struct DedupWindow {
     pending: HashSet<Key>,
     committed: Committed,
-    /// Numbers of the committed, by their senders and client ids.
-    by_key: HashTable<u32>,
+    /// Numbers of the committed, by their senders and client ids; none while there are few.
+    by_key: Option<HashTable<u32>>,
     /// The highest seq that was committed.
     last: Seq,
     /// Until when entries were pushed out before their time: a first attempt must be younger.
@@ -157,10 +189,14 @@ impl DedupWindow {
         age: Duration,
         now: Duration,
     ) -> Known {
-        let hash = self.committed.hash(sender, client_id);
-        let is_it = |number: &u32| self.committed.is_of(self.committed.entry(*number), sender, client_id);
-        match self.by_key.find(hash, is_it) {
-            Some(number) => Known::Committed(self.committed.entry(*number).place(self.last)),
+        let committed = &self.committed;
+        let is_it = |number: &u32| committed.is_of(committed.entry(*number), sender, client_id);
+        let found = match &self.by_key {
+            Some(table) => table.find(committed.hash(sender, client_id), is_it).copied(),
+            None => committed.scan(sender, client_id),
+        };
+        match found {
+            Some(number) => Known::Committed(committed.entry(number).place(self.last)),
             None if self.pending.contains(&(sender.clone(), client_id)) => Known::Pending,
             None if attempt <= 1 => Known::New,
             None if age >= WINDOW => Known::TooOld,
@@ -188,18 +224,17 @@ impl DedupWindow {
         self.pending.remove(&key);
         let (sender, _) = key;
         let Self { committed, by_key, .. } = self;
-        let hash = committed.hash(&sender, client_id);
         // There are never as many as a `u32` counts.
         let number = committed.first.wrapping_add(committed.entries.len() as u32);
-        match by_key.find_mut(hash, |other| committed.is_of(committed.entry(*other), &sender, client_id)) {
-            // Two rows of one send: only a log that was written by no owner has them. The later one counts.
-            Some(known) => *known = number,
-            None => drop(by_key.insert_unique(hash, number, |other| committed.hash_of(*other))),
-        }
         let Place { seq, id, .. } = place;
         let sender = committed.senders.take(sender);
         let entry = Entry { client_id, id, seq: seq.0 as u32, since: low_millis(now), sender };
         committed.entries.push_back(entry);
+        match by_key {
+            Some(table) => committed.put(table, number),
+            None if committed.entries.len() > SCANNED => *by_key = Some(committed.table()),
+            None => {}
+        }
         self.last = seq;
         self.expire(now);
     }
@@ -214,7 +249,9 @@ impl DedupWindow {
                 break;
             }
             let (sender, first) = (entry.sender, committed.first);
-            if let Ok(known) = by_key.find_entry(committed.hash_of(first), |number| *number == first) {
+            if let Some(table) = by_key
+                && let Ok(known) = table.find_entry(committed.hash_of(first), |number| *number == first)
+            {
                 known.remove();
             }
             committed.senders.release(sender);
@@ -228,8 +265,13 @@ impl DedupWindow {
             committed.entries.iter_mut().for_each(|entry| entry.sender = numbers[entry.sender as usize]);
         }
         // After a burst the room it took is given back.
-        if by_key.capacity() > 1024 && by_key.len() * 8 < by_key.capacity() {
-            by_key.shrink_to_fit(|number| committed.hash_of(*number));
+        if committed.entries.len() < SCANNED / 2 {
+            *by_key = None;
+        } else if let Some(table) = by_key
+            && table.capacity() > 1024
+            && table.len() * 8 < table.capacity()
+        {
+            table.shrink_to_fit(|number| committed.hash_of(*number));
         }
     }
 
@@ -242,7 +284,7 @@ impl DedupWindow {
     pub fn held_bytes(&self) -> usize {
         self.committed.entries.held_bytes()
             + self.committed.senders.held_bytes()
-            + self.by_key.capacity() * size_of::<(u32, u8)>()
+            + self.by_key.as_ref().map_or(0, HashTable::capacity) * size_of::<(u32, u8)>()
             + self.pending.capacity() * size_of::<(Key, u8)>()
     }
 
@@ -355,6 +397,37 @@ mod tests {
         window.expire(secs(10_000_000));
         assert!(window.is_empty());
         assert!(window.held_bytes() < 100_000, "{}", window.held_bytes());
+    }
+
+    /// Of two rows of one send the later counts, also when the earlier one goes.
+    #[test]
+    fn a_send_that_is_there_twice_is_where_it_was_last() {
+        let (alice, twice) = (UserId::new("alice").expect("valid"), ClientId::random());
+        for others in [10, SCANNED as u64 * 2] {
+            let mut window = DedupWindow::new();
+            for n in 1..=others {
+                let id = if n == 2 || n == 5 { twice } else { ClientId::random() };
+                window.commit(alice.clone(), id, place(n), secs(n));
+                if n >= 5 && n < 5 + RETENTION.as_secs() {
+                    assert_eq!(
+                        window.look_up(&alice, twice, 2, secs(0), secs(n)),
+                        Known::Committed(place(5))
+                    );
+                }
+            }
+            // All at one time, so that none goes before the table is there.
+            let mut window = DedupWindow::new();
+            for n in 1..=others {
+                let id = if n == 2 || n == 5 { twice } else { ClientId::random() };
+                window.commit(alice.clone(), id, place(n), secs(if n < 5 { 1 } else { 9 }));
+            }
+            assert_eq!(window.by_key.is_some(), others > SCANNED as u64);
+            for now in [9, 155] {
+                window.expire(secs(now));
+                let known = window.look_up(&alice, twice, 2, secs(0), secs(now));
+                assert_eq!(known, Known::Committed(place(5)), "{now}");
+            }
+        }
     }
 
     /// Senders who are gone are let go of, and who is left is not taken for another.

@@ -65,6 +65,10 @@ impl<T: Copy> Chunks<T> {
         Some(value)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pieces.iter().flatten().skip(self.gone)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.pieces.iter_mut().flatten().skip(self.gone)
     }
@@ -110,6 +114,7 @@ mod tests {
                     prop_assert_eq!((chunks.len(), chunks.is_empty()), (model.len(), model.is_empty()));
                 }
                 prop_assert!((0..model.len()).all(|n| chunks[n] == model[n]));
+                    prop_assert!(chunks.iter().eq(model.iter()));
                 prop_assert!(chunks.iter_mut().map(|value| *value).eq(model.iter().copied()));
             }
         }
