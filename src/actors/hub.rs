@@ -47,7 +47,7 @@ enum Message {
     /// These listen too, and may have missed pushes up to the head.
     ListenLate(ConversationId, Vec<SessionId>, Seq),
     Leave(ConversationId, SessionId),
-    /// These and no others listen; pushes up to the head may have been missed.
+    /// These and no others listen; pushes up to the head may have been missed, unless this hub knows better.
     Reset(ConversationId, Vec<SessionId>, Seq),
     Forget(ConversationId),
     Publish(Publication),
@@ -85,6 +85,13 @@ struct Listening {
     list: Vec<Arc<SessionShared>>,
     /// The highest that was pushed; zero if nothing was since it is listened to.
     last: Seq,
+}
+
+impl Listening {
+    /// Whether a session was pushed everything up to the head, or was told where it begins.
+    fn had_all(&self, session: &SessionShared, head: Seq) -> bool {
+        self.last >= head && self.list.binary_search_by_key(&session.id, |one| one.id).is_ok()
+    }
 }
 
 type Listeners = HashMap<ConversationId, Listening>;
@@ -173,9 +180,11 @@ impl Actor for HubActor {
                 }
             }
             Message::Reset(conversation, all, head) => {
-                listeners.remove(&conversation);
+                let before = listeners.remove(&conversation).unwrap_or_default();
                 self.listen(listeners, conversation.clone(), &all);
-                for session in listeners.get(&conversation).iter().flat_map(|one| &one.list) {
+                let Some(now) = listeners.get_mut(&conversation) else { return Ok(()) };
+                now.last = before.last;
+                for session in now.list.iter().filter(|session| !before.had_all(session, head)) {
                     lagged(session, &conversation, head);
                 }
             }

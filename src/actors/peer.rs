@@ -7,6 +7,7 @@
 pub mod hubs;
 pub mod incoming;
 pub mod outgoing;
+mod recent;
 pub mod routed;
 
 use convoke_protocol::codec;

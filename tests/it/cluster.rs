@@ -4,6 +4,7 @@
 
 mod load;
 mod page;
+mod untold;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -234,12 +234,15 @@ pub struct Beginning {
     pub start: LogStart,
     /// The group, if it is one's conversation and the group exists.
     pub group: Option<Group>,
+    /// Up to where a former owner has told the listeners too: what is above it may not have been pushed.
+    pub told: Seq,
 }
 
 impl Beginning {
     /// An empty conversation.
     pub fn empty() -> Self {
-        Self { head: Head::EMPTY, dedup: DedupWindow::new(), start: LogStart::default(), group: None }
+        let (head, dedup, start) = (Head::EMPTY, DedupWindow::new(), LogStart::default());
+        Self { head, dedup, start, group: None, told: Seq::ZERO }
     }
 }
 
@@ -279,7 +282,7 @@ impl<R> ConversationCore<R> {
         stamp: WriteStamp,
         beginning: Beginning,
     ) -> Self {
-        let Beginning { head, dedup, start, group } = beginning;
+        let Beginning { head, dedup, start, group, .. } = beginning;
         let group_id = conversation.group_id();
         Self {
             conversation,

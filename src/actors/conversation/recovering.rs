@@ -74,7 +74,9 @@ pub(super) async fn recover(
                 let dedup = window.finish(clock.now().monotonic);
                 let start = stores.log.start(&conversation).await?;
                 let group = load_group(stores, &conversation).await?;
-                return Ok(Beginning { head, dedup, start, group });
+                // A hint is kept when nothing waits to be told.
+                let told = hint.map_or(Seq::ZERO, |(seq, _)| seq);
+                return Ok(Beginning { head, dedup, start, group, told });
             }
         };
     }

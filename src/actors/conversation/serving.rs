@@ -70,7 +70,7 @@ pub(super) struct Serving {
     wait_until_ms: u64,
     steps: VecDeque<Step>,
     origins: Vec<(Seq, SessionId)>,
-    /// After a loss every listener is told that it may have missed something.
+    /// After a loss, or a former owner's death, every listener is told that it may have missed something.
     reset: bool,
     wake: Option<Duration>,
     /// To be trimmed by this rule once the hint is kept.
@@ -92,6 +92,8 @@ impl Serving {
             Some(group) => group.members_after(None).map(|member| member.user.clone()).collect(),
             None => conversation.direct_users().into_iter().collect(),
         };
+        // A former owner may have answered a send and not come to telling everybody.
+        let untold = !stamps.is_permanent && beginning.head.seq > beginning.told;
         let core =
             ConversationCore::new(conversation.clone(), surroundings.limits, stamps.epoch, *stamp, beginning);
         let mut serving = Self {
@@ -105,7 +107,7 @@ impl Serving {
             wait_until_ms: 0,
             steps: VecDeque::new(),
             origins: Vec::new(),
-            reset: false,
+            reset: untold,
             wake: None,
             retain: None,
             hinted_to_sleep: false,
@@ -178,7 +180,7 @@ impl Serving {
             Request::Retain(retention) => {
                 self.retain = Some(retention);
                 let mut effects = Vec::new();
-                self.core.propose_hint(&mut self.ids, &mut effects);
+                self.propose_hint(&mut effects);
                 let waits = !effects.is_empty();
                 self.perform(activation, effects);
                 if !waits {
@@ -254,9 +256,16 @@ impl Serving {
         let now = activation.surroundings.clock.now();
         self.core.confirmed(still_owner, now, &mut self.ids, &mut effects);
         if self.core.hint_lag() >= HINT_EVERY {
-            self.core.propose_hint(&mut self.ids, &mut effects);
+            self.propose_hint(&mut effects);
         }
         self.perform(activation, effects);
+    }
+
+    /// A hint also says that everybody was told.
+    fn propose_hint(&mut self, effects: &mut Vec<Effect<Owed>>) {
+        if self.steps.is_empty() {
+            self.core.propose_hint(&mut self.ids, effects);
+        }
     }
 
     /// Before it sleeps, where others may own it next: keeps the hint, so that nobody has to read the log to know its end.
@@ -267,7 +276,7 @@ impl Serving {
         }
         self.hinted_to_sleep = true;
         let mut effects = Vec::new();
-        self.core.propose_hint(&mut self.ids, &mut effects);
+        self.propose_hint(&mut effects);
         self.perform(activation, effects);
         true
     }

@@ -476,7 +476,7 @@ impl World {
         }
         let head = recovery.finish().map_or(Head::EMPTY, |row| Head::of(&row));
         let dedup = window.finish(self.now.monotonic);
-        let beginning = Beginning { head, dedup, start: LogStart::default(), group: None };
+        let beginning = Beginning { head, dedup, start: LogStart::default(), group: None, told: head.seq };
         self.core = ConversationCore::new(conversation(), limits(), epoch, stamp, beginning);
         let published = self.published;
         let adopted = self.durable.iter().filter(|(seq, _)| published < **seq && **seq <= head.seq);

@@ -186,13 +186,16 @@ impl FromPeers {
     }
 
     /// What follows when shards are served by another than before: sessions and watches of their users are told there, and
-    /// listeners of their conversations catch up with what the former owner could not push any more.
+    /// listeners of their conversations catch up with what the former owner could not push any more. Conversations to which this
+    /// node has lately sent are begun anew, for nobody may listen to them yet.
     async fn follow(&self, moved: HashMap<ShardId, PeerId>) {
         let shards: Arc<HashSet<ShardId>> = Arc::new(moved.keys().copied().collect());
         self.tell_users(&shards);
         let mut by_owner: HashMap<PeerId, Vec<ConversationId>> = HashMap::new();
         let map = self.reached.owners.map();
-        for conversation in self.reached.hub.listened(&shards).await {
+        let mut conversations: HashSet<_> = self.reached.hub.listened(&shards).await.into_iter().collect();
+        conversations.extend(self.reached.peers.lately_committed(&shards));
+        for conversation in conversations {
             if let Some(owner) = moved.get(&map.of_conversation(&conversation)) {
                 by_owner.entry(*owner).or_default().push(conversation);
             }

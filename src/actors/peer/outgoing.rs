@@ -1,13 +1,18 @@
 //! Whom a node asks for what: itself, or a peer over its link.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use convoke_protocol::codec;
 use convoke_protocol::error_code::{ErrorCode, Outcome, RequestError};
+use convoke_protocol::id::ConversationId;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
+use super::recent::Recent;
 use super::{Ask, Control, MOVED, Pushed, not_ours, perhaps_moved, told_to_clients};
 use crate::cluster::link::{Lane, LinkError, Links};
 use crate::cluster::membership::PeerId;
@@ -27,6 +32,8 @@ struct Cluster {
     me: PeerId,
     owners: Owners,
     links: OnceLock<Arc<dyn Links>>,
+    recent: Mutex<Recent>,
+    begun: Instant,
 }
 
 /// The other nodes, as actors see them. Cheap to clone. Of a node that is alone, everything is its own.
@@ -61,7 +68,8 @@ impl Peers {
 
     /// Others, once [`Self::link`] was called.
     pub fn new(me: PeerId, owners: Owners) -> Self {
-        Self(Some(Arc::new(Cluster { me, owners, links: OnceLock::new() })))
+        let (links, recent) = (OnceLock::new(), Mutex::default());
+        Self(Some(Arc::new(Cluster { me, owners, links, recent, begun: Instant::now() })))
     }
 
     /// From now on they are reached.
@@ -84,6 +92,21 @@ impl Peers {
     /// Who serves what, if there are others.
     pub fn owners(&self) -> Option<&Owners> {
         self.0.as_ref().map(|cluster| &cluster.owners)
+    }
+
+    /// A peer has committed something to this conversation for this node.
+    pub(super) fn note_committed(&self, conversation: &ConversationId) {
+        if let Some(cluster) = &self.0 {
+            cluster.recent.lock().note(conversation, cluster.begun.elapsed());
+        }
+    }
+
+    /// To which conversations of these shards peers have committed something for this node in the last 15 seconds or more.
+    pub(super) fn lately_committed(&self, shards: &HashSet<ShardId>) -> Vec<ConversationId> {
+        let Some(cluster) = &self.0 else { return Vec::new() };
+        let map = cluster.owners.map();
+        let is_there = |conversation: &ConversationId| shards.contains(&map.of_conversation(conversation));
+        cluster.recent.lock().find(cluster.begun.elapsed(), is_there)
     }
 
     fn links(&self) -> Option<&Arc<dyn Links>> {
@@ -192,7 +215,7 @@ impl Peers {
             let only = Attempt { server: Server::Here, former: 0, age: Duration::ZERO };
             return attempt(only).await.map_err(told_to_clients);
         };
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let mut last = not_ours();
         let mut former = 0;
         while begun.elapsed() < PATIENCE {

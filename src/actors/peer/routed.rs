@@ -13,7 +13,7 @@ use convoke_protocol::request::Retry;
 use convoke_protocol::request::messages::Sent;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, TryFutureExt as _};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -196,7 +196,11 @@ impl RoutedConversations {
         let conversation = conversation.clone();
         match server {
             Server::Here => self.here.send_told(conversation, command, session).await.boxed(),
-            Server::At(peer) => self.peers.ask(peer, &Ask::Send(conversation, command, session)).boxed(),
+            Server::At(peer) => {
+                let peers = self.peers.clone();
+                let asked = peers.ask(peer, &Ask::Send(conversation.clone(), command, session));
+                asked.inspect_ok(move |_: &Place| peers.note_committed(&conversation)).boxed()
+            }
         }
     }
 
@@ -246,7 +250,10 @@ impl RoutedConversations {
             async move {
                 match attempt.server {
                     Server::Here => self.here.act(conversation, command).await,
-                    Server::At(peer) => self.peers.ask(peer, &Ask::Act(conversation, command)).await,
+                    Server::At(peer) => {
+                        let acted = self.peers.ask(peer, &Ask::Act(conversation.clone(), command)).await;
+                        acted.inspect(|_| self.peers.note_committed(&conversation))
+                    }
                 }
             }
         };

@@ -368,7 +368,7 @@ impl World {
         let Recovering { recovery, window, .. } = *recovering;
         let head = recovery.finish().map_or(Head::EMPTY, |row| Head::of(&row));
         let dedup = window.finish(now.monotonic);
-        let beginning = Beginning { head, dedup, start: LogStart::default(), group: None };
+        let beginning = Beginning { head, dedup, start: LogStart::default(), group: None, told: head.seq };
         let limits =
             CoreLimits { answer_within: Duration::from_secs(2), max_batch: 3, ..CoreLimits::default() };
         let core = ConversationCore::new(id, limits, activation.epoch, activation.stamp, beginning);
