@@ -62,12 +62,16 @@ impl Shared {
         let Append { conversation, rows, stamp, listed_for } = append;
         let (cql, stamp) = (&self.cql, bigint(stamp.0));
         let id = conversation.as_str();
-        if rows.first().is_some_and(|row| row.seq == Seq(1)) {
-            cql.write(&cql.statements.put_log, (part_of(id, LOG_PARTS), id, stamp)).await?;
-        }
+        let logged = async {
+            if rows.first().is_some_and(|row| row.seq == Seq(1)) {
+                cql.write(&cql.statements.put_log, (part_of(id, LOG_PARTS), id, stamp)).await?;
+            }
+            Ok(())
+        };
         let listed =
             listed_for.iter().map(|user| cql.write(&cql.statements.put_listed, (user.as_str(), id, stamp)));
-        try_join_all(listed).await?;
+        // Before the rows: no row is ever there of which nobody could know.
+        try_join(logged, try_join_all(listed)).await?;
         self.write_rows(&conversation, &rows, stamp).await?;
         Ok(())
     }
