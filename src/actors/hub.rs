@@ -4,6 +4,7 @@
 //! the order in which its owner sent them. Soft: after a crash the conversations send their listeners again.
 
 mod encode;
+mod pushed;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::encode::PushBatch;
+use self::pushed::Pushed;
 use crate::actors::reply::Answered;
 use crate::actors::session::egress::Delivery;
 use crate::actors::session::{SessionShared, SessionTable};
@@ -83,14 +85,13 @@ struct HubActor {
 struct Listening {
     /// Sorted by session id: a pointer each.
     list: Vec<Arc<SessionShared>>,
-    /// The highest that was pushed; zero if nothing was since it is listened to.
-    last: Seq,
+    pushed: Pushed,
 }
 
 impl Listening {
     /// Whether a session was pushed everything up to the head, or was told where it begins.
     fn had_all(&self, session: &SessionShared, head: Seq) -> bool {
-        self.last >= head && self.list.binary_search_by_key(&session.id, |one| one.id).is_ok()
+        self.pushed.is_whole(head) && self.list.binary_search_by_key(&session.id, |one| one.id).is_ok()
     }
 }
 
@@ -116,13 +117,12 @@ impl HubActor {
 
     async fn publish(&self, listeners: &mut Listeners, publication: &Publication) {
         let Publication { conversation, rows, origins, .. } = publication;
-        let Some(Listening { list, last }) = listeners.get_mut(conversation) else { return };
-        let Some(head) = rows.last().map(|row| row.seq) else { return };
-        // A former owner's last words, that come after the first of the next one: who needs them sees a gap and fetches it.
-        if rows.first().is_some_and(|row| row.seq <= *last) {
+        let Some(Listening { list, pushed }) = listeners.get_mut(conversation) else { return };
+        let (Some(first), Some(head)) = (rows.first(), rows.last()) else { return };
+        let head = head.seq;
+        if !pushed.next(first.seq, head) {
             return;
         }
-        *last = head;
         let now_ms = self.clock.monotonic_ms();
         let mut batch = PushBatch::new(conversation, rows);
         let mut gone = false;
@@ -183,7 +183,8 @@ impl Actor for HubActor {
                 let before = listeners.remove(&conversation).unwrap_or_default();
                 self.listen(listeners, conversation.clone(), &all);
                 let Some(now) = listeners.get_mut(&conversation) else { return Ok(()) };
-                now.last = before.last;
+                now.pushed = before.pushed;
+                now.pushed.told();
                 for session in now.list.iter().filter(|session| !before.had_all(session, head)) {
                     lagged(session, &conversation, head);
                 }
@@ -195,10 +196,9 @@ impl Actor for HubActor {
                 }
             }
             Message::CatchUp(conversation, head) => {
-                if let Some(Listening { list, last }) = listeners.get_mut(&conversation)
-                    && *last < head
+                if let Some(Listening { list, pushed }) = listeners.get_mut(&conversation)
+                    && pushed.catch_up(head)
                 {
-                    *last = head;
                     list.iter().for_each(|session| lagged(session, &conversation, head));
                 }
             }
