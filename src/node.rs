@@ -114,7 +114,7 @@ fn runtime(config: &Config) -> std::io::Result<tokio::runtime::Runtime> {
     if config.node.threads > 0 {
         builder.worker_threads(config.node.threads);
     }
-    // Without a bound a moment with many reads makes threads that stay, each with its part of the heap.
+    // Without a bound a moment with many reads makes threads that stay, each with caches of its own.
     builder.max_blocking_threads(config.storage.reads + OTHER_BLOCKING).enable_all().build()
 }
 

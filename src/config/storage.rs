@@ -16,10 +16,10 @@ section! {
         Restart cache_bytes: u64 = 2 << 20, in 1_048_576..=1_099_511_627_776;
         /// After so many bytes the rows in memory are sorted into a file, in the background. They take about twice as
         /// much memory, and a start after a crash reads them again.
-        Restart memtable_bytes: u64 = 8 << 20, in 1_048_576..=4_294_967_296;
+        Restart memtable_bytes: u64 = 4 << 20, in 1_048_576..=4_294_967_296;
         /// The latest time after which a device's cursor is written, in milliseconds.
         Restart cursor_interval_ms: Millis = Millis(5_000), in 10..=600_000;
-        /// Reads that run at the same time, each on a thread that has a part of the heap for itself.
+        /// Reads that run at the same time, each on a thread of its own.
         Restart reads: usize = 8, in 1..=1_024;
     }
 }

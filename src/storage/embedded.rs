@@ -106,7 +106,7 @@ impl Default for EmbeddedConfig {
             batch_bytes: 8 << 20,
             batch_appends: 8_192,
             cache_bytes: 2 << 20,
-            memtable_bytes: 8 << 20,
+            memtable_bytes: 4 << 20,
             cursor_interval: Duration::from_secs(5),
             change_period: Duration::from_secs(60),
             reads: 8,

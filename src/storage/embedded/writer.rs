@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fjall::{PersistMode, Slice};
+use fjall::PersistMode;
 use parking_lot::Mutex;
 
 use super::changes::{Changes, Dating};
@@ -179,10 +179,10 @@ impl Writer {
                 }
             }
             for (key, value) in job.rows.drain(..) {
-                batch.insert(&rows.messages, copied(key), value);
+                batch.insert(&rows.messages, key, value);
             }
             for key in job.lists.drain(..) {
-                batch.insert(&rows.lists, copied(key), entry.clone());
+                batch.insert(&rows.lists, key, entry.clone());
             }
             for row in job.small.drain(..) {
                 let keyspace = match row.keyspace {
@@ -195,8 +195,8 @@ impl Writer {
                     Small::Messages => &rows.messages,
                 };
                 match row.value {
-                    Some(value) => batch.insert(keyspace, copied(row.key), copied(value)),
-                    None => batch.remove(keyspace, copied(row.key)),
+                    Some(value) => batch.insert(keyspace, row.key, value),
+                    None => batch.remove(keyspace, row.key),
                 }
             }
         }
@@ -299,14 +299,6 @@ impl Writer {
         batch.commit()?;
         meta.rotate_memtable().map(drop)
     }
-}
-
-/// What goes into a memtable is allocated by this thread and therefore lies together, so that it leaves room in one piece when
-/// it was flushed. What others allocated lies among their own things, of which some remain and keep whole pages.
-fn copied(slice: Slice) -> Slice {
-    /// Longer than this it is a piece of its own.
-    const LONG: usize = 16 << 10;
-    if slice.len() > LONG { slice } else { Slice::from(&slice[..]) }
 }
 
 #[cfg(test)]
