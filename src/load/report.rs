@@ -274,7 +274,7 @@ fn thousands(number: f64) -> String {
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a rate is shown with few digits")]
 pub fn rate(count: u64, elapsed: Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
+    if elapsed.is_zero() { 0.0 } else { count as f64 / elapsed.as_secs_f64() }
 }
 
 /// A bar on stderr that says how far a load test is; nothing is drawn where stderr is no terminal.

@@ -226,7 +226,11 @@ impl<'a> Worker<'a> {
                 }
             },
             Phase::Measuring => self.begun = Some(mark),
-            Phase::Settling => self.ended = Some(mark),
+            Phase::Settling => {
+                // Who saw nothing of the time in which it was measured has measured nothing.
+                self.begun.get_or_insert(mark);
+                self.ended = Some(mark);
+            }
             Phase::Connecting | Phase::Aborted => {}
         }
         Ok(())
