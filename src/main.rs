@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// The C library's allocator keeps what it once had, and what comes and goes leaves holes among what stays: a busy node grew for as
-/// long as it ran. This one gives pages back after a second (`.cargo/config.toml`), and things of one size lie together.
+/// The C library's allocator keeps what each thread once had, and what comes and goes leaves holes among what stays: a busy node grew
+/// although what it had in use did not. This one gives pages back after a second (`.cargo/config.toml`), and things of one size lie together.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
