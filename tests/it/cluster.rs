@@ -52,6 +52,15 @@ async fn settled(nodes: &[TestNode]) {
     .await;
 }
 
+/// Which node has each shard.
+async fn owners(nodes: &[TestNode]) -> Vec<String> {
+    let data = nodes[0].data().to_str().unwrap();
+    let said = finished(["admin", "shards", "--json", "--data", data]).await.good();
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let shards = said["shards"].as_array().unwrap();
+    shards.iter().map(|shard| shard["node"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
 /// So many nodes that are one system.
 async fn cluster_of(count: usize) -> (Cluster, Vec<TestNode>) {
     let cluster = Cluster::with_schema().await;
@@ -449,12 +458,7 @@ async fn nodes_of_the_former_version_and_of_this_one_are_one_system_and_are_upgr
     // What only this version knows works now.
     let data = nodes[0].data().to_str().unwrap().to_owned();
     finished(["admin", "move", "0", "n3", "--data", &data]).await.good();
-    eventually("the shard is there", async || {
-        let said = finished(["admin", "shards", "--json", "--data", &data]).await.good();
-        let shards: serde_json::Value = serde_json::from_str(&said).unwrap();
-        (shards["shards"][0]["node"] == "n3").then_some(())
-    })
-    .await;
+    eventually("the shard is there", async || (owners(&nodes).await[0] == "n3").then_some(())).await;
     talk.goes_on(30).await;
     talk.ended(&talkers).await;
     finished(["admin", "drain", "n3", "--data", &data]).await.good();

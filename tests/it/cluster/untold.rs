@@ -6,19 +6,9 @@ use convoke_protocol::framing::Framing;
 use convoke_protocol::id::UserId;
 use rustix::process::Signal;
 
-use super::{cluster_of, settled};
+use super::{cluster_of, owners, settled, stopped_and_checked};
+use crate::harness::TestClient;
 use crate::harness::client::conversation;
-use crate::harness::command::finished;
-use crate::harness::{TestClient, TestNode};
-
-/// Which node has each shard.
-async fn owners(nodes: &[TestNode]) -> Vec<String> {
-    let data = nodes[0].data().to_str().unwrap();
-    let said = finished(["admin", "shards", "--json", "--data", data]).await.good();
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-    let shards = said["shards"].as_array().unwrap();
-    shards.iter().map(|shard| shard["node"].as_str().unwrap_or_default().to_owned()).collect()
-}
 
 /// Two users whose sessions the third node knows, and whose conversation the fourth one has.
 fn two_users(owners: &[String]) -> (String, String) {
@@ -61,5 +51,5 @@ async fn who_was_not_found_before_the_owner_died_is_told_by_the_next_one() {
     settled(&nodes).await;
     here.say(&bob, "there you are").await;
     assert_eq!(there.next_push().await.message.seq.0, 2);
-    super::stopped_and_checked(&cluster, nodes).await;
+    stopped_and_checked(&cluster, nodes).await;
 }
