@@ -388,7 +388,7 @@ impl Reader<'_> {
     }
 
     async fn kept_cursors(&self, sync: &Sync, ids: &[ConversationId]) -> Result<Vec<Cursor>, RequestError> {
-        if !sync.use_device_cursors {
+        if !sync.use_device_cursors || ids.is_empty() {
             return Ok(Vec::new());
         }
         let Self { services, session, .. } = self;

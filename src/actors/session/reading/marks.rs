@@ -62,6 +62,9 @@ impl Reader<'_> {
         &self,
         all: Vec<(ConversationId, Attended)>,
     ) -> Result<Vec<Standing>, RequestError> {
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
         let store = &self.services.stores.marks;
         let keys: Vec<_> = all.iter().map(|(conversation, _)| self.mark_key(conversation)).collect();
         let marks = store.marks(&keys).await.map_err(|error| unavailable(&error))?;
