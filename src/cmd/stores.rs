@@ -77,6 +77,7 @@ pub fn servers(config: &Config, clock: Clock) -> anyhow::Result<ScyllaConfig> {
         keyspace: section.keyspace.clone(),
         login,
         deadline: section.deadline_ms.duration(),
+        speculate_after: section.speculate_after_ms.duration(),
         queue_bytes: config.storage.queue_bytes,
         clock,
     })

@@ -18,5 +18,8 @@ section! {
         Restart password_file: PathBuf = PathBuf::new();
         /// How long a statement is tried, its repeats included, in milliseconds.
         Restart deadline_ms: Millis = Millis(5_000), in 100..=60_000;
+        /// After how long without an answer a statement that may be repeated goes to another server as well, in milliseconds, while the node
+        /// has few under way; 0 for never.
+        Restart speculate_after_ms: Millis = Millis(50), in 0..=60_000;
     }
 }

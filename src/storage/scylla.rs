@@ -17,6 +17,7 @@ mod ownership;
 mod reactions;
 mod retention;
 pub mod schema;
+mod speculation;
 pub mod statements;
 mod users;
 mod walk;
@@ -31,11 +32,13 @@ use convoke_protocol::id::Seq;
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::policies::speculative_execution::SpeculativeExecutionPolicy;
 
 pub use self::check::check;
 use self::cql::Cql;
 pub use self::ownership::InUse;
 use self::schema::{Applied, KeyspaceOptions, SCHEMA_VERSION};
+use self::speculation::{Speculation, UnderWay};
 use self::statements::Statements;
 use self::writer::Writer;
 use crate::clock::Clock;
@@ -62,6 +65,8 @@ pub struct ScyllaConfig {
     pub login: Option<(String, String)>,
     /// How long a statement is tried, its repeats included.
     pub deadline: Duration,
+    /// After how long without an answer a statement that may be repeated goes to another server as well; zero for never.
+    pub speculate_after: Duration,
     /// Bytes of rows that wait to be written, or are under way; above it appends are refused as busy.
     pub queue_bytes: usize,
     /// The clocks: what is ordered by time (settings, rules of retention, requests to join) goes by the wall clock.
@@ -75,6 +80,7 @@ impl Default for ScyllaConfig {
             keyspace: "convoke".into(),
             login: None,
             deadline: Duration::from_secs(5),
+            speculate_after: Duration::from_millis(50),
             queue_bytes: 64 << 20,
             clock: Clock::new(0),
         }
@@ -167,7 +173,8 @@ impl ScyllaStore {
     /// # Errors
     /// The servers cannot be reached, or the schema is not the one this program works with.
     pub async fn open(config: &ScyllaConfig) -> Result<Self, OpenError> {
-        let session = connect(config).await?;
+        let under_way = UnderWay::default();
+        let session = connect(config, Speculation::policy(config.speculate_after, &under_way)).await?;
         let keyspace = &config.keyspace;
         let found = schema::version(&session, keyspace).await?;
         if found < SCHEMA_VERSION {
@@ -178,7 +185,7 @@ impl ScyllaStore {
         }
         session.use_keyspace(keyspace, false).await.map_err(OpenError::server)?;
         let statements = Statements::prepare(&session).await.map_err(OpenError::server)?;
-        let cql = Cql::new(session, statements, config.deadline);
+        let cql = Cql::new(session, statements, config.deadline, under_way);
         let shared = Arc::new(Shared { cql, clock: config.clock, last_micros: AtomicI64::new(0) });
         let writer = Writer::new(shared.clone(), config.queue_bytes, config.deadline);
         Ok(Self { shared, writer })
@@ -216,7 +223,7 @@ impl ScyllaStore {
 /// # Errors
 /// The servers cannot be reached or refuse, or somebody else holds the schema's lock for too long.
 pub async fn apply_schema(config: &ScyllaConfig, options: KeyspaceOptions) -> Result<Applied, OpenError> {
-    let session = connect(config).await?;
+    let session = connect(config, None).await?;
     schema::apply(&session, &config.keyspace, options).await
 }
 
@@ -225,18 +232,24 @@ pub async fn apply_schema(config: &ScyllaConfig, options: KeyspaceOptions) -> Re
 /// # Errors
 /// The servers cannot be reached.
 pub async fn schema_version(config: &ScyllaConfig) -> Result<i32, OpenError> {
-    let session = connect(config).await?;
+    let session = connect(config, None).await?;
     schema::version(&session, &config.keyspace).await
 }
 
-async fn connect(config: &ScyllaConfig) -> Result<Session, OpenError> {
+async fn connect(
+    config: &ScyllaConfig,
+    speculation: Option<Arc<dyn SpeculativeExecutionPolicy>>,
+) -> Result<Session, OpenError> {
     if config.nodes.is_empty() {
         return Err(OpenError::NoNodes);
     }
     if !schema::is_keyspace_name(&config.keyspace) {
         return Err(OpenError::BadKeyspace(config.keyspace.clone()));
     }
-    let profile = ExecutionProfile::builder().request_timeout(Some(config.deadline / ATTEMPTS)).build();
+    let profile = ExecutionProfile::builder()
+        .request_timeout(Some(config.deadline / ATTEMPTS))
+        .speculative_execution_policy(speculation)
+        .build();
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.nodes)
         .connection_timeout(config.deadline)

@@ -56,7 +56,7 @@ pub struct BareFigures {
 pub async fn measure(config: &ScyllaConfig, measured: Duration) -> Result<BareFigures, OpenError> {
     let keyspace = format!("convoke_limits_{}", std::process::id());
     let config = ScyllaConfig { keyspace: keyspace.clone(), ..config.clone() };
-    let session = connect(&config).await?;
+    let session = connect(&config, None).await?;
     let replication = session.get_cluster_state().get_nodes_info().len().clamp(1, REPLICATION);
     let figures = run(&session, &keyspace, replication, measured).await;
     let dropped = session.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), ()).await;

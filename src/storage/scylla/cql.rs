@@ -15,6 +15,7 @@ use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use tokio::time::Instant;
 
+use super::speculation::UnderWay;
 use super::statements::Statements;
 use crate::storage::{AppendError, ReadError, WriteError};
 
@@ -98,11 +99,17 @@ pub(super) struct Cql {
     pub(super) statements: Statements,
     /// How long a statement is tried, its repeats included.
     deadline: Duration,
+    under_way: UnderWay,
 }
 
 impl Cql {
-    pub(super) fn new(session: Session, statements: Statements, deadline: Duration) -> Self {
-        Self { session, statements, deadline }
+    pub(super) fn new(
+        session: Session,
+        statements: Statements,
+        deadline: Duration,
+        under_way: UnderWay,
+    ) -> Self {
+        Self { session, statements, deadline, under_way }
     }
 
     /// Sends until it succeeds, the deadline has passed, or it cannot succeed.
@@ -110,6 +117,7 @@ impl Cql {
     where
         F: Future<Output = Result<T, ExecutionError>>,
     {
+        let _one = self.under_way.one();
         let begun = Instant::now();
         let (mut pause, mut perhaps) = (FIRST_PAUSE, false);
         loop {

@@ -47,7 +47,7 @@ fn config() -> ScyllaConfig {
 }
 
 async fn session(config: &ScyllaConfig) -> Session {
-    connect(config).await.expect("connects")
+    connect(config, None).await.expect("connects")
 }
 
 impl OnServers {

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use rustix::process::Signal;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -56,10 +57,10 @@ impl Servers {
         servers
     }
 
-    fn kill(&self, node: u32) {
+    fn signal(&self, node: u32, signal: Signal) {
         let pid = std::fs::read_to_string(self.dir.path().join(format!("{node}/pid"))).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a number")).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+        rustix::process::kill_process(pid, signal).expect("there");
     }
 }
 
@@ -140,9 +141,10 @@ async fn rival(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "starts three CQL nodes by scripts/cql-nodes: Maven, Java 17 and 2 GB of memory"]
-async fn rivals_for_a_shard_agree_whatever_the_servers_answer_and_a_killed_server_loses_nothing() {
+async fn rivals_for_a_shard_agree_whatever_the_servers_answer_and_a_silent_or_killed_server_loses_nothing() {
     let servers = Servers::start().await;
     contended_claims(&servers).await;
+    a_silent_server(&servers).await;
     a_killed_server(&servers).await;
 }
 
@@ -172,6 +174,25 @@ async fn contended_claims(servers: &Servers) {
     }
 }
 
+/// A server that is stopped and keeps its connections: who asks it asks another one long before its time is up. As many appends as
+/// these ask it several times, and each would wait that long.
+async fn a_silent_server(servers: &Servers) {
+    const APPENDS: u64 = 50;
+    let store = ScyllaStore::open(&servers.config).await.expect("opens");
+    let id = conversation("silent");
+    servers.signal(3, Signal::STOP);
+    let all = async {
+        for one in rows_of(1, APPENDS, "kept") {
+            let seq = one.seq;
+            assert_eq!(append(&store, append_of(&id, &[one], seq.0)).await, Ok(()), "{seq}");
+        }
+        assert_eq!(read(&store, &id, 1, u64::MAX).await, (1..=APPENDS).collect::<Vec<_>>());
+    };
+    let done = tokio::time::timeout(servers.config.deadline / ATTEMPTS, all).await;
+    servers.signal(3, Signal::CONT);
+    assert!(done.is_ok(), "the appends waited for the server that is silent");
+}
+
 /// Appends go on while a server is killed: what was answered is there, and nothing was refused.
 async fn a_killed_server(servers: &Servers) {
     const CONVERSATIONS: usize = 20;
@@ -194,7 +215,7 @@ async fn a_killed_server(servers: &Servers) {
     });
     let writers: Vec<_> = writers.collect();
     reached.recv().await.expect("a writer is halfway");
-    servers.kill(3);
+    servers.signal(3, Signal::KILL);
     for writer in writers {
         let id = writer.await.expect("every append was stored");
         assert_eq!(read(&store, &id, 1, u64::MAX).await, (1..=APPENDS).collect::<Vec<_>>());
