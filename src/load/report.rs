@@ -70,6 +70,8 @@ pub struct Incidents {
     /// How often pushes did not come though later ones did, and were pulled after a while. Where the nodes stay the same there
     /// is no reason for it.
     pub missed: u64,
+    /// How often the server could not keep an acknowledgement of pushes.
+    pub unkept: u64,
     /// How often a connection was lost and came back, to the same node or another.
     pub returned: u64,
     /// With a rate: messages whose time came and that were not sent, because too many were in flight.
@@ -85,11 +87,12 @@ impl Incidents {
 
     /// Adds what happened elsewhere.
     pub fn add(&mut self, other: Self) {
-        let Self { refused, first_refusal, lagged, missed, returned, unsent } = other;
+        let Self { refused, first_refusal, lagged, missed, unkept, returned, unsent } = other;
         self.refused += refused;
         self.first_refusal = self.first_refusal.take().or(first_refusal);
         self.lagged += lagged;
         self.missed += missed;
+        self.unkept += unkept;
         self.returned += returned;
         self.unsent += unsent;
     }
@@ -104,6 +107,7 @@ impl fmt::Display for Incidents {
         for (count, what) in [
             (self.lagged, "times the server left out pushes, which were pulled"),
             (self.missed, "times the numbers showed that pushes were missing, which were pulled"),
+            (self.unkept, "times the server could not keep how far a client had come"),
             (self.returned, "times a connection was lost and came back"),
             (self.unsent, "messages were due and not sent: too many were in flight"),
         ] {

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use convoke_protocol::codec;
-use convoke_protocol::error_code::RequestError;
+use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::event::{GoAway, NodesChanged};
 use convoke_protocol::frame::Request;
 use convoke_protocol::framing::Framing;
@@ -19,6 +19,7 @@ use super::poll::Poll;
 use super::schedule::Slices;
 use super::{SideId, hello, wire};
 use crate::load::LoadError;
+use crate::load::report::Incidents;
 
 /// Clients, numbered from 0. `H` is a push that waits until what was missed before it is read.
 pub(in crate::load) struct Clients<H> {
@@ -182,10 +183,20 @@ impl<H> Clients<H> {
         Ok(())
     }
 
-    /// An error that is no answer to a send. If a pull was refused, what it asked for is asked again.
-    pub(in crate::load) fn pull_refused(&mut self, at: usize, error: &RequestError) -> Result<(), LoadError> {
+    /// An error that is no answer to a send. If a pull was refused, what it asked for is asked again; an acknowledgement that the
+    /// server cannot keep just now is counted, for the next one says more.
+    pub(in crate::load) fn other_refused(
+        &mut self,
+        at: usize,
+        error: &RequestError,
+        incidents: &mut Incidents,
+    ) -> Result<(), LoadError> {
         if self.connections[at].stage != Stage::CatchingUp {
-            return Err(self.wrong(at, error));
+            if error.code != ErrorCode::UNAVAILABLE {
+                return Err(self.wrong(at, error));
+            }
+            incidents.unkept += 1;
+            return Ok(());
         }
         for range in self.following.answered(at) {
             self.following.remains(at, range, true, self.now_us);

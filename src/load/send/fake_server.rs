@@ -43,6 +43,8 @@ pub(super) enum Fault {
     Lagged,
     /// The answer is that nobody knows what became of it.
     Unknown,
+    /// Not a message, but the first acknowledgement: it cannot be kept.
+    AckRefused,
 }
 
 /// Which message it goes wrong with, of all that are sent.
@@ -161,7 +163,11 @@ impl Shared {
                             state.complaints.push(format!("{cursor:?} is above the head"));
                         }
                     }
-                    Acked {}.into()
+                    if self.fault == Fault::AckRefused && state.acks == 1 {
+                        RequestError::not_done(ErrorCode::UNAVAILABLE, "later").retry_after(5).into()
+                    } else {
+                        Acked {}.into()
+                    }
                 }
                 Request::Heartbeat(_) => {
                     state.heartbeats += 1;

@@ -139,12 +139,13 @@ fn what_no_server_may_do_ends_it() {
 
 #[test]
 fn what_is_lost_on_the_way_comes_back_and_nothing_is_missed() {
-    for (fault, returns, lagged, missed) in [
-        (Fault::GoAway, true, 0, 0),
-        (Fault::Closes, true, 0, 0),
-        (Fault::Lagged, false, 1, 0),
-        (Fault::Unknown, false, 0, 0),
-        (Fault::NoPush, false, 0, 1),
+    for (fault, returns, lagged, missed, unkept) in [
+        (Fault::GoAway, true, 0, 0, 0),
+        (Fault::Closes, true, 0, 0, 0),
+        (Fault::Lagged, false, 1, 0, 0),
+        (Fault::Unknown, false, 0, 0, 0),
+        (Fault::NoPush, false, 0, 1, 0),
+        (Fault::AckRefused, false, 0, 0, 1),
     ] {
         for shape in [SMALL, Shape { rate: Some(5_000.0), threads: 2, ..SMALL }] {
             let server = FakeServer::start(fault);
@@ -153,7 +154,7 @@ fn what_is_lost_on_the_way_comes_back_and_nothing_is_missed() {
             assert_eq!(server.complaints(), Vec::<String>::new(), "{fault:?}");
             assert_eq!(found.acked_in_all, server.different(), "{fault:?}");
             let returned = if returns { u64::from(shape.connections) } else { 0 };
-            let incidents = Incidents { lagged, missed, returned, ..Incidents::default() };
+            let incidents = Incidents { lagged, missed, unkept, returned, ..Incidents::default() };
             assert_eq!(Incidents { unsent: 0, ..found.incidents }, incidents, "{fault:?}");
         }
     }

@@ -360,7 +360,7 @@ impl<'a> Worker<'a> {
     fn refused(&mut self, at: usize, frame: RawFrame<'_>) -> Result<(), LoadError> {
         let error: RequestError = codec::decode(frame.body).map_err(|error| self.clients.wrong(at, error))?;
         let Some(flight) = self.clients.connections[at].arrive(frame.head.request_id) else {
-            return self.clients.pull_refused(at, &error);
+            return self.clients.other_refused(at, &error, &mut self.findings.incidents);
         };
         if error.outcome == Outcome::UNKNOWN && self.clients.now_us < flight.since_us + micros(BACK_WITHIN) {
             self.ledger.repeats(flight.side);
