@@ -173,6 +173,7 @@ pub(super) fn store_numbers(stats: &StoreStats, poisoned: bool) -> StoreNumbers 
         rows: load(&stats.rows),
         bytes: load(&stats.bytes),
         cursors: load(&stats.cursors),
+        asked_twice: load(&stats.asked_twice),
         refused: load(&stats.overloaded),
         failed: load(&stats.failed),
         queue_bytes: load(&stats.queue_bytes),

@@ -38,7 +38,7 @@ pub use self::check::check;
 use self::cql::Cql;
 pub use self::ownership::InUse;
 use self::schema::{Applied, KeyspaceOptions, SCHEMA_VERSION};
-use self::speculation::{Speculation, UnderWay};
+use self::speculation::{Speculation, Traffic};
 use self::statements::Statements;
 use self::writer::Writer;
 use crate::clock::Clock;
@@ -173,8 +173,8 @@ impl ScyllaStore {
     /// # Errors
     /// The servers cannot be reached, or the schema is not the one this program works with.
     pub async fn open(config: &ScyllaConfig) -> Result<Self, OpenError> {
-        let under_way = UnderWay::default();
-        let session = connect(config, Speculation::policy(config.speculate_after, &under_way)).await?;
+        let traffic = Traffic::default();
+        let session = connect(config, Speculation::policy(config.speculate_after, &traffic)).await?;
         let keyspace = &config.keyspace;
         let found = schema::version(&session, keyspace).await?;
         if found < SCHEMA_VERSION {
@@ -184,8 +184,8 @@ impl ScyllaStore {
             return Err(OpenError::NewSchema { keyspace: keyspace.clone(), found });
         }
         session.use_keyspace(keyspace, false).await.map_err(OpenError::server)?;
-        let statements = Statements::prepare(&session).await.map_err(OpenError::server)?;
-        let cql = Cql::new(session, statements, config.deadline, under_way);
+        let statements = Statements::prepare(&session, &traffic).await.map_err(OpenError::server)?;
+        let cql = Cql::new(session, statements, config.deadline, traffic);
         let shared = Arc::new(Shared { cql, clock: config.clock, last_micros: AtomicI64::new(0) });
         let writer = Writer::new(shared.clone(), config.queue_bytes, config.deadline);
         Ok(Self { shared, writer })
@@ -209,7 +209,9 @@ impl ScyllaStore {
 
     /// What it did since it was opened, and what waits. A commit is what one conversation writes at once.
     pub fn stats(&self) -> &StoreStats {
-        self.writer.stats()
+        let stats = self.writer.stats();
+        stats.asked_twice.store(self.cql().asked_twice(), Ordering::Relaxed);
+        stats
     }
 
     fn cql(&self) -> &Cql {

@@ -65,6 +65,8 @@ pub struct StoreStats {
     pub queue_bytes: AtomicU64,
     /// Cursors that were written.
     pub cursors: AtomicU64,
+    /// Statements that went to a second server because the first did not answer.
+    pub asked_twice: AtomicU64,
     /// How long a commit takes, its sync included, in microseconds.
     pub commit_micros: Buckets<12>,
     /// How many appends one commit carries.
@@ -81,6 +83,7 @@ impl Default for StoreStats {
             failed: AtomicU64::new(0),
             queue_bytes: AtomicU64::new(0),
             cursors: AtomicU64::new(0),
+            asked_twice: AtomicU64::new(0),
             commit_micros: Buckets::new(&COMMIT_MICROS),
             batch_appends: Buckets::new(&BATCH_APPENDS),
         }

@@ -31,6 +31,8 @@ pub struct StoreNumbers {
     pub bytes: u64,
     /// Cursors that were written.
     pub cursors: u64,
+    /// Statements that went to a second server because the first did not answer.
+    pub asked_twice: u64,
     /// Appends that were refused because the queue was full.
     pub refused: u64,
     /// Appends that failed otherwise.
@@ -53,6 +55,7 @@ impl Collector for Source<StoreNumbers> {
             ("store_rows", "Rows of messages the store made durable", numbers.rows),
             ("store_written_bytes", "Bytes of rows the store made durable", numbers.bytes),
             ("store_cursors", "Cursors the store wrote", numbers.cursors),
+            ("store_asked_twice", "Statements that went to a second server as well", numbers.asked_twice),
             ("store_appends_refused", "Appends refused because the store's queue was full", numbers.refused),
             ("store_appends_failed", "Appends that failed otherwise", numbers.failed),
         ] {

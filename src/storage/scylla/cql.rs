@@ -15,7 +15,7 @@ use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use tokio::time::Instant;
 
-use super::speculation::UnderWay;
+use super::speculation::Traffic;
 use super::statements::Statements;
 use crate::storage::{AppendError, ReadError, WriteError};
 
@@ -54,15 +54,6 @@ pub(super) fn corrupt(error: impl std::fmt::Display) -> ReadError {
     ReadError::Corrupt(error.to_string())
 }
 
-/// Statements that are one request and may be repeated.
-fn unlogged<'a>(statements: impl Iterator<Item = &'a PreparedStatement>) -> Batch {
-    let mut batch = Batch::new(BatchType::Unlogged);
-    statements.for_each(|statement| batch.append_statement(statement.clone()));
-    batch.set_consistency(Consistency::LocalQuorum);
-    batch.set_is_idempotent(true);
-    batch
-}
-
 /// Whether no server can have begun with it.
 fn was_not_sent(error: &ExecutionError) -> bool {
     matches!(
@@ -99,7 +90,7 @@ pub(super) struct Cql {
     pub(super) statements: Statements,
     /// How long a statement is tried, its repeats included.
     deadline: Duration,
-    under_way: UnderWay,
+    traffic: Traffic,
 }
 
 impl Cql {
@@ -107,9 +98,24 @@ impl Cql {
         session: Session,
         statements: Statements,
         deadline: Duration,
-        under_way: UnderWay,
+        traffic: Traffic,
     ) -> Self {
-        Self { session, statements, deadline, under_way }
+        Self { session, statements, deadline, traffic }
+    }
+
+    /// How many statements went to a second server because the first did not answer.
+    pub(super) fn asked_twice(&self) -> u64 {
+        self.traffic.asked_twice()
+    }
+
+    /// Statements that are one request and may be repeated.
+    fn unlogged<'a>(&self, statements: impl Iterator<Item = &'a PreparedStatement>) -> Batch {
+        let mut batch = Batch::new(BatchType::Unlogged);
+        statements.for_each(|statement| batch.append_statement(statement.clone()));
+        batch.set_consistency(Consistency::LocalQuorum);
+        batch.set_is_idempotent(true);
+        batch.set_history_listener(self.traffic.listener());
+        batch
     }
 
     /// Sends until it succeeds, the deadline has passed, or it cannot succeed.
@@ -117,7 +123,7 @@ impl Cql {
     where
         F: Future<Output = Result<T, ExecutionError>>,
     {
-        let _one = self.under_way.one();
+        let _one = self.traffic.one();
         let begun = Instant::now();
         let (mut pause, mut perhaps) = (FIRST_PAUSE, false);
         loop {
@@ -155,7 +161,7 @@ impl Cql {
             [] => Ok(()),
             [only] => self.write(statement, only).await,
             values => {
-                let batch = unlogged(values.iter().map(|_| statement));
+                let batch = self.unlogged(values.iter().map(|_| statement));
                 self.repeated(|| self.session.batch(&batch, values)).await.map(drop)
             }
         }
@@ -172,7 +178,7 @@ impl Cql {
         V: SerializeRow + Sync,
         W: SerializeRow + Sync,
     {
-        let batch = unlogged(statements.into_iter());
+        let batch = self.unlogged(statements.into_iter());
         self.repeated(|| self.session.batch(&batch, (&values.0, &values.1))).await.map(drop)
     }
 

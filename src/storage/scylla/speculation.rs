@@ -7,28 +7,74 @@
 //! It is called speculative execution by the drivers of ScyllaDB and Cassandra, whose guides say what it does to servers that are
 //! slow because they have too much to do: it gives them more. Hence the bound.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use scylla::errors::{RequestAttemptError, RequestError};
+use scylla::observability::history::{AttemptId, HistoryListener, RequestId, SpeculativeId};
+use scylla::policies::retry::RetryDecision;
 use scylla::policies::speculative_execution::{Context, SpeculativeExecutionPolicy};
 
 /// With so many statements of this node under way it is not one server that is slow.
 const MANY: usize = 64;
 
-/// How many statements of this node are under way. Cheap to clone.
+/// What a node's statements add up to. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UnderWay(Arc<AtomicUsize>);
+pub(super) struct Traffic(Arc<Counts>);
 
-/// One of them, until it is dropped.
+#[derive(Debug, Default)]
+struct Counts {
+    under_way: AtomicUsize,
+    asked_twice: AtomicU64,
+}
+
+/// One statement that is under way, until it is dropped.
 pub(super) struct One<'a>(&'a AtomicUsize);
 
-impl UnderWay {
-    /// One more.
+impl Traffic {
+    /// One more is under way.
     pub(super) fn one(&self) -> One<'_> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        One(&self.0)
+        self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        One(&self.0.under_way)
     }
+
+    /// What the driver tells of a statement that has this.
+    pub(super) fn listener(&self) -> Arc<dyn HistoryListener> {
+        self.0.clone()
+    }
+
+    /// How many statements went to a second server.
+    pub(super) fn asked_twice(&self) -> u64 {
+        self.0.asked_twice.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts what is sent beside the first. What the ids are for is not looked at, so all are the same.
+impl HistoryListener for Counts {
+    fn log_request_start(&self) -> RequestId {
+        RequestId(0)
+    }
+
+    fn log_request_success(&self, _: RequestId) {}
+
+    fn log_request_error(&self, _: RequestId, _: &RequestError) {}
+
+    fn log_new_speculative_fiber(&self, _: RequestId) -> SpeculativeId {
+        SpeculativeId(0)
+    }
+
+    fn log_attempt_start(&self, _: RequestId, beside: Option<SpeculativeId>, _: SocketAddr) -> AttemptId {
+        if beside.is_some() {
+            self.asked_twice.fetch_add(1, Ordering::Relaxed);
+        }
+        AttemptId(0)
+    }
+
+    fn log_attempt_success(&self, _: AttemptId) {}
+
+    fn log_attempt_error(&self, _: AttemptId, _: &RequestAttemptError, _: &RetryDecision) {}
 }
 
 impl Drop for One<'_> {
@@ -41,20 +87,17 @@ impl Drop for One<'_> {
 #[derive(Debug)]
 pub(super) struct Speculation {
     after: Duration,
-    under_way: UnderWay,
+    traffic: Traffic,
 }
 
 impl Speculation {
-    /// For the statements that `under_way` counts; none if the time is zero.
-    pub(super) fn policy(
-        after: Duration,
-        under_way: &UnderWay,
-    ) -> Option<Arc<dyn SpeculativeExecutionPolicy>> {
-        (!after.is_zero()).then(|| Arc::new(Self { after, under_way: under_way.clone() }) as _)
+    /// For the statements that are counted there; none if the time is zero.
+    pub(super) fn policy(after: Duration, traffic: &Traffic) -> Option<Arc<dyn SpeculativeExecutionPolicy>> {
+        (!after.is_zero()).then(|| Arc::new(Self { after, traffic: traffic.clone() }) as _)
     }
 
     fn tries(&self) -> usize {
-        usize::from(self.under_way.0.load(Ordering::Relaxed) <= MANY)
+        usize::from(self.traffic.0.under_way.load(Ordering::Relaxed) <= MANY)
     }
 }
 
@@ -74,11 +117,11 @@ mod tests {
 
     #[test]
     fn a_second_server_is_asked_only_while_little_is_under_way() {
-        let under_way = UnderWay::default();
-        let speculation = Speculation { after: Duration::from_millis(50), under_way: under_way.clone() };
-        let mut statements: Vec<_> = (0..MANY).map(|_| under_way.one()).collect();
+        let traffic = Traffic::default();
+        let speculation = Speculation { after: Duration::from_millis(50), traffic: traffic.clone() };
+        let mut statements: Vec<_> = (0..MANY).map(|_| traffic.one()).collect();
         assert_eq!(speculation.tries(), 1);
-        statements.push(under_way.one());
+        statements.push(traffic.one());
         assert_eq!(speculation.tries(), 0);
         statements.pop();
         assert_eq!(speculation.tries(), 1);
@@ -86,7 +129,7 @@ mod tests {
 
     #[test]
     fn no_time_is_never() {
-        assert!(Speculation::policy(Duration::ZERO, &UnderWay::default()).is_none());
-        assert!(Speculation::policy(Duration::from_millis(1), &UnderWay::default()).is_some());
+        assert!(Speculation::policy(Duration::ZERO, &Traffic::default()).is_none());
+        assert!(Speculation::policy(Duration::from_millis(1), &Traffic::default()).is_some());
     }
 }

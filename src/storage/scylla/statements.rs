@@ -18,6 +18,8 @@ use scylla::errors::PrepareError;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
 
+use super::speculation::Traffic;
+
 /// How a statement is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -61,9 +63,9 @@ macro_rules! statements {
         }
 
         impl Statements {
-            /// Prepares all. The session must use the keyspace.
-            pub(super) async fn prepare(session: &Session) -> Result<Self, PrepareError> {
-                Ok(Self { $($name: prepare(session, Class::$class, $cql).await?,)* })
+            /// Prepares all, to be counted there. The session must use the keyspace.
+            pub(super) async fn prepare(session: &Session, traffic: &Traffic) -> Result<Self, PrepareError> {
+                Ok(Self { $($name: prepare(session, traffic, Class::$class, $cql).await?,)* })
             }
         }
 
@@ -73,7 +75,12 @@ macro_rules! statements {
     };
 }
 
-async fn prepare(session: &Session, class: Class, cql: &str) -> Result<PreparedStatement, PrepareError> {
+async fn prepare(
+    session: &Session,
+    traffic: &Traffic,
+    class: Class,
+    cql: &str,
+) -> Result<PreparedStatement, PrepareError> {
     let mut statement = session.prepare(cql).await?;
     statement.set_consistency(match class {
         Class::Serial => Consistency::Serial,
@@ -81,6 +88,7 @@ async fn prepare(session: &Session, class: Class, cql: &str) -> Result<PreparedS
     });
     statement.set_serial_consistency((class == Class::Decide).then_some(SerialConsistency::Serial));
     statement.set_is_idempotent(class != Class::Decide);
+    statement.set_history_listener(traffic.listener());
     Ok(statement)
 }
 

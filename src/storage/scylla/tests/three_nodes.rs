@@ -191,6 +191,7 @@ async fn a_silent_server(servers: &Servers) {
     let done = tokio::time::timeout(servers.config.deadline / ATTEMPTS, all).await;
     servers.signal(3, Signal::CONT);
     assert!(done.is_ok(), "the appends waited for the server that is silent");
+    assert!(store.stats().asked_twice.load(Ordering::Relaxed) > 0, "nothing was asked twice");
 }
 
 /// Appends go on while a server is killed: what was answered is there, and nothing was refused.
