@@ -8,6 +8,7 @@
 //! Linked to the node's actor. Whether it stops or panics, its guard takes the session out of the directory and the
 //! table and closes the connection.
 
+mod acks;
 mod acts;
 pub mod dispatch;
 pub mod egress;

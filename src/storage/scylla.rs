@@ -11,6 +11,7 @@
 pub mod bare;
 mod check;
 mod cql;
+mod cursors;
 mod groups;
 mod log;
 mod ownership;
@@ -36,6 +37,7 @@ use scylla::policies::speculative_execution::SpeculativeExecutionPolicy;
 
 pub use self::check::check;
 use self::cql::Cql;
+use self::cursors::Gatherer;
 pub use self::ownership::InUse;
 use self::schema::{Applied, KeyspaceOptions, SCHEMA_VERSION};
 use self::speculation::{Speculation, Traffic};
@@ -145,6 +147,7 @@ impl OpenError {
 pub struct ScyllaStore {
     shared: Arc<Shared>,
     writer: Writer,
+    cursors: Gatherer,
 }
 
 /// What writes that go on in the background share with the store.
@@ -188,7 +191,8 @@ impl ScyllaStore {
         let cql = Cql::new(session, statements, config.deadline, traffic);
         let shared = Arc::new(Shared { cql, clock: config.clock, last_micros: AtomicI64::new(0) });
         let writer = Writer::new(shared.clone(), config.queue_bytes, config.deadline);
-        Ok(Self { shared, writer })
+        let cursors = Gatherer::start(shared.clone());
+        Ok(Self { shared, writer, cursors })
     }
 
     /// Takes no more writes, and waits until those that were taken have ended, at most for the deadline of a statement
@@ -210,6 +214,7 @@ impl ScyllaStore {
     /// What it did since it was opened, and what waits. A commit is what one conversation writes at once.
     pub fn stats(&self) -> &StoreStats {
         let stats = self.writer.stats();
+        stats.cursors.store(self.cursors.written(), Ordering::Relaxed);
         stats.asked_twice.store(self.cql().asked_twice(), Ordering::Relaxed);
         stats
     }

@@ -2,6 +2,7 @@
 //!
 //! `CONVOKE_TEST_CQL=host:port` names a server; scripts/test starts one. Each test has a keyspace of its own.
 
+mod acks;
 mod load;
 mod page;
 mod untold;

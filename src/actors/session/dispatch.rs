@@ -12,15 +12,16 @@ use convoke_protocol::codec;
 use convoke_protocol::error_code::{ErrorCode, RequestError};
 use convoke_protocol::event::NodeAddress;
 use convoke_protocol::frame::{Answer, Request};
-use convoke_protocol::id::{ConversationId, ConversationKind, SessionId, UserId};
+use convoke_protocol::id::{ConversationId, SessionId, UserId};
 use convoke_protocol::message::{Content, MessageKind, Priority};
-use convoke_protocol::request::messages::{Ack, Acked, Send};
+use convoke_protocol::request::messages::Send;
 use convoke_protocol::request::session::{
     CloseSession, HeartbeatAnswer, Hello, Limits, LoggedIn, LoggedOut, Login, SessionClosed, SessionInfo,
     Sessions, Welcome,
 };
 use ractor::ActorCell;
 
+use super::acks::Acks;
 use super::egress::Egress;
 use super::reading::Reader;
 use super::signals;
@@ -293,7 +294,8 @@ impl SessionConnection {
         let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
         let signals = RateLimit::new(signals::SIGNAL_BURST, now);
         let refusals = RateLimit::new(REFUSALS_PER_S, now);
-        Ok((Live { shared, actor, role: claims.role, rate, signals, refusals }, logged_in))
+        let acks = Acks::default();
+        Ok((Live { shared, actor, role: claims.role, acks, rate, signals, refusals }, logged_in))
     }
 
     async fn live(&mut self, id: u64, request: Request) -> Result<(), ErrorCode> {
@@ -306,13 +308,20 @@ impl SessionConnection {
             self.refuse_request(id, error).await;
             return Ok(());
         }
+        if matches!(request, Request::Sync(_) | Request::SyncSince(_)) {
+            // It may go on behind what was acknowledged.
+            live.acks.settled().await;
+        }
         let reader = Reader { services, session: &live.shared, role: live.role };
         let answer: Result<Answer, RequestError> = match request {
             Request::Send(send) => match self.send(id, send).await {
                 Ok(()) => return Ok(()),
                 Err(error) => Err(error),
             },
-            Request::Ack(ack) => acknowledge(services, &live.shared, ack).await.map(Answer::Acked),
+            Request::Ack(ack) => match live.acks.take(services, &live.shared, id, ack).await {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
             Request::Heartbeat(_) => {
                 Ok(Answer::HeartbeatAnswer(HeartbeatAnswer { server_time: services.clock.wall() }))
             }
@@ -505,34 +514,6 @@ pub(super) fn checked_body(
     let admitted = hooks::admit(&*services.hooks, sender, conversation, check(content)?);
     // What stands in its place has the same bound.
     check(admitted.map_err(|why| not_done(ErrorCode::REFUSED, why))?)
-}
-
-async fn acknowledge(services: &Services, session: &SessionShared, ack: Ack) -> Result<Acked, RequestError> {
-    let max = services.rules.load().limits.max_ranges as usize;
-    if ack.cursors.len() > max {
-        let text = format!("{} cursors are more than {max}", ack.cursors.len());
-        return Err(not_done(ErrorCode::INVALID_REQUEST, text));
-    }
-    if session.egress.acked(ack.pushes, services.clock.monotonic_ms()).is_err() {
-        let text = "pushes counts what this connection received: it neither falls nor passes what was sent";
-        return Err(not_done(ErrorCode::INVALID_REQUEST, text));
-    }
-    // A cursor of a group is the device's own row: whether it is a member does not matter.
-    let foreign = |id: &ConversationId| {
-        matches!(id.kind(), ConversationKind::Direct(..)) && !id.is_direct_with(&session.user)
-    };
-    if let Some(other) = ack.cursors.iter().find(|cursor| foreign(&cursor.conversation)) {
-        let text = format!("there is no conversation {}, or it is not yours", other.conversation);
-        return Err(not_done(ErrorCode::NOT_FOUND, text));
-    }
-    if !ack.cursors.is_empty() {
-        let kept = services.stores.cursors.put_cursors(&session.user, &session.device, &ack.cursors).await;
-        kept.map_err(|error| {
-            tracing::warn!(%error, "cursors are not kept");
-            not_done(ErrorCode::UNAVAILABLE, "the cursors are not kept").retry_after(1_000)
-        })?;
-    }
-    Ok(Acked {})
 }
 
 async fn list_sessions(services: &Services, asking: &SessionShared) -> Result<Sessions, RequestError> {

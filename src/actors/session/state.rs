@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::acks::Acks;
 use super::{SessionHandle, SessionShared};
 use crate::auth::Role;
 
@@ -23,6 +24,7 @@ pub(super) struct Live {
     pub(super) actor: SessionHandle,
     /// For what the token is.
     pub(super) role: Role,
+    pub(super) acks: Acks,
     pub(super) rate: RateLimit,
     pub(super) signals: RateLimit,
     /// Requests above a rate that are refused at once; beyond them the client waits.

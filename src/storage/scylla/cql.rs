@@ -148,7 +148,7 @@ impl Cql {
         self.repeated(|| self.session.execute_unpaged(statement, &values)).await.map(drop)
     }
 
-    /// Several writes to one partition as one; they are repeated.
+    /// Several writes as one request; they are repeated.
     pub(super) async fn write_all<V>(
         &self,
         statement: &PreparedStatement,

@@ -3,17 +3,18 @@
 use std::sync::atomic::AtomicU32;
 
 use convoke_protocol::id::{ConversationId, MessageId};
+use convoke_protocol::message::Cursor;
 use futures_util::future::{BoxFuture, FutureExt};
 use scylla::client::session::Session;
 
 use super::schema::KeyspaceOptions;
 use super::*;
 use crate::storage::conformance::{
-    Fixture, append_of, conversation, row, rows as rows_of, store as append, user,
+    Fixture, append_of, conversation, device, row, rows as rows_of, store as append, user,
 };
 use crate::storage::{
-    Epoch, Hint, LogRow, LogStart, MarkKey, MessageLog, ReadLimit, ReadMark, ReadMarkStore, Stores,
-    WriteStamp,
+    CursorStore, Epoch, Hint, LogRow, LogStart, MarkKey, MessageLog, ReadLimit, ReadMark, ReadMarkStore,
+    Stores, WriteStamp,
 };
 
 mod checking;
@@ -144,6 +145,28 @@ async fn the_highest_stays_in_whatever_order_they_come() {
     let kept = Hint { base: Seq(5), id: MessageId(uuid::Uuid::from_u128(5)) };
     assert_eq!(store.hint(&team).await, Ok(Some(kept)));
     assert_eq!(store.marks(&[key]).await, Ok(vec![ReadMark { seq: Seq(5), ordinal: 5 }]));
+}
+
+#[tokio::test]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn cursors_that_many_devices_say_at_once_are_each_kept() {
+    // More than one batch has, of devices and, with the last one, of cursors.
+    const DEVICES: u64 = 37;
+    let servers = OnServers::new().await;
+    let store = &servers.store;
+    let ids: Vec<_> = (0..150).map(|n| conversation(&format!("c{n:03}"))).collect();
+    let said = |n: u64| -> Vec<Cursor> {
+        let count = if n == DEVICES - 1 { ids.len() } else { 2 };
+        ids.iter().take(count).map(|id| Cursor { conversation: id.clone(), seq: Seq(100 + n) }).collect()
+    };
+    let (ids, said) = (&ids, &said);
+    let puts = (0..DEVICES).map(|n| async move {
+        let (user, device) = (user(&format!("u{n}")), device("phone"));
+        assert_eq!(store.put_cursors(&user, &device, &said(n)).await, Ok(()));
+        assert_eq!(store.cursors(&user, &device, ids).await, Ok(said(n)));
+    });
+    futures_util::future::join_all(puts).await;
+    assert_eq!(store.stats().cursors.load(Ordering::Relaxed), 2 * (DEVICES - 1) + 150);
 }
 
 #[tokio::test]

@@ -72,14 +72,11 @@ impl CursorStore for ScyllaStore {
         async move {
             self.is_open()?;
             for cursors in cursors.chunks(KEYS) {
-                let values: Vec<_> = cursors
-                    .iter()
-                    .map(|cursor| {
-                        let seq = bigint(cursor.seq.0);
-                        (user.as_str(), device.as_str(), cursor.conversation.as_str(), seq, seq)
-                    })
-                    .collect();
-                self.cql().write_all(&self.cql().statements.put_cursor, &values).await?;
+                let values = |cursor: &Cursor| {
+                    let seq = bigint(cursor.seq.0);
+                    (user.to_string(), device.to_string(), cursor.conversation.to_string(), seq, seq)
+                };
+                self.cursors.put(cursors.iter().map(values).collect()).await?;
             }
             Ok(())
         }
