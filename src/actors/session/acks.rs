@@ -10,17 +10,13 @@ use futures_util::future::{Either, select};
 use tokio::task::JoinHandle;
 
 use super::SessionShared;
-use super::dispatch::Services;
+use super::dispatch::{Services, not_done};
 use crate::actors::reply::Reply;
 
 /// The acknowledgement of a session that is being kept, if one is.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
     keeping: Option<JoinHandle<()>>,
-}
-
-fn not_done(code: ErrorCode, message: impl Into<String>) -> RequestError {
-    RequestError::not_done(code, message)
 }
 
 fn check(services: &Services, session: &SessionShared, ack: &Ack) -> Result<(), RequestError> {

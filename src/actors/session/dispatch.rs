@@ -117,7 +117,7 @@ pub struct SessionConnection {
     state: SessionState,
 }
 
-fn not_done(code: ErrorCode, message: impl Into<String>) -> RequestError {
+pub(super) fn not_done(code: ErrorCode, message: impl Into<String>) -> RequestError {
     RequestError::not_done(code, message)
 }
 
