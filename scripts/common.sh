@@ -1,4 +1,4 @@
-# What scripts/cluster and scripts/faults share. Sourced by them: NODES is the folder with a folder for each node.
+# What scripts/cluster and scripts/faults share. Sourced by them: `here` is the root, NODES the folder with a folder for each node.
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -26,4 +26,15 @@ await() {
         [ $SECONDS -lt $end ] || fail "$what did not come within $seconds s"
         sleep 0.1
     done
+}
+
+# The binary that is tried: the one that was named, or built now.
+program() {
+    if [ -n "${CONVOKE_TEST_BIN:-}" ]; then
+        [ -x "$CONVOKE_TEST_BIN" ] || fail "$CONVOKE_TEST_BIN is no program"
+        echo "$CONVOKE_TEST_BIN"
+        return
+    fi
+    cargo build --release --quiet --bin convoke >&2
+    echo "${CARGO_TARGET_DIR:-$here/target}/release/convoke"
 }
