@@ -57,6 +57,8 @@ struct State {
     logs: HashMap<ConversationId, Vec<Message>>,
     answered: HashMap<ClientId, Sent>,
     messages: u64,
+    /// The message it went wrong with, if it got a number.
+    faulty: Option<Sent>,
     /// How often all connections ended.
     ends: u64,
     late: Option<(UserId, Vec<u8>)>,
@@ -100,11 +102,30 @@ impl FakeServer {
         &self,
         messages: u64,
         heartbeats: u64,
+        check: impl FnMut() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        self.wait_until(check, |state| state.messages >= messages && state.heartbeats >= heartbeats)
+    }
+
+    /// Waits until another message came to the conversation of the one it went wrong with: who got a message knows by the next
+    /// one only that it lacks one.
+    pub(super) fn wait_for_what_follows(
+        &self,
+        check: impl FnMut() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        self.wait_until(check, |state| {
+            state.faulty.as_ref().is_none_or(|faulty| state.heads[&faulty.conversation] > faulty.seq.0)
+        })
+    }
+
+    fn wait_until(
+        &self,
         mut check: impl FnMut() -> Result<(), LoadError>,
+        is_so: impl Fn(&State) -> bool,
     ) -> Result<(), LoadError> {
         let begun = Instant::now();
         let mut state = self.shared.state.lock();
-        while state.messages < messages || state.heartbeats < heartbeats {
+        while !is_so(&state) {
             assert!(begun.elapsed() < Duration::from_secs(30), "only {} messages came", state.messages);
             self.shared.progress.wait_for(&mut state, Duration::from_millis(20));
             check()?;
@@ -119,6 +140,12 @@ impl FakeServer {
     /// How many different messages came.
     pub(super) fn different(&self) -> u64 {
         self.shared.state.lock().answered.len() as u64
+    }
+
+    /// The message it went wrong with, and how far each conversation is.
+    pub(super) fn account(&self) -> String {
+        let State { faulty, heads, .. } = &*self.shared.state.lock();
+        format!("{faulty:?}, heads {heads:?}")
     }
 
     pub(super) fn acks(&self) -> u64 {
@@ -226,6 +253,9 @@ impl Shared {
             time: Timestamp(1_700_000_000_000),
         };
         state.answered.insert(send.retry.client_id, sent.clone());
+        if state.messages == FAULTY_MESSAGE {
+            state.faulty = Some(sent.clone());
+        }
         let push = push_of(&sent, sender, send);
         if let Event::Push(push) = &push {
             state.logs.entry(conversation.clone()).or_default().push(push.message.clone());
