@@ -21,7 +21,6 @@ use convoke_protocol::request::session::{
 };
 use ractor::ActorCell;
 
-use super::acks::Acks;
 use super::egress::Egress;
 use super::reading::Reader;
 use super::signals;
@@ -289,13 +288,8 @@ impl SessionConnection {
             actor.stop();
             return Err(error);
         }
-        let now = services.clock.now().monotonic;
-        let rate = RateLimit::new(rules.send_burst, now);
         let logged_in = LoggedIn { user: claims.user, session: shared.id, token_expires: claims.expires };
-        let signals = RateLimit::new(signals::SIGNAL_BURST, now);
-        let refusals = RateLimit::new(REFUSALS_PER_S, now);
-        let acks = Acks::default();
-        Ok((Live { shared, actor, role: claims.role, acks, rate, signals, refusals }, logged_in))
+        Ok((Live::new(shared, actor, claims.role), logged_in))
     }
 
     async fn live(&mut self, id: u64, request: Request) -> Result<(), ErrorCode> {

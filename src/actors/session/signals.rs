@@ -15,7 +15,7 @@ use super::state::RateLimit;
 const SIGNALS_PER_S: u32 = 20;
 
 /// Signals of one session at once, when it was quiet before.
-pub(super) const SIGNAL_BURST: u32 = 40;
+const SIGNAL_BURST: u32 = 40;
 
 /// Passes a signal on to the other sessions of the conversation.
 pub(super) async fn signal(
