@@ -55,6 +55,8 @@ const WIDTH: usize = 32;
 const AGREEMENT_POLL: Duration = Duration::from_millis(20);
 /// How many times a statement may be tried within its deadline before the driver gives up on one attempt.
 const ATTEMPTS: u32 = 2;
+/// Connections are not asked more often than this whether they live, and none is given up sooner.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(1_250);
 
 /// Where the servers are and how they are spoken to.
 #[derive(Clone)]
@@ -260,6 +262,9 @@ async fn connect(
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.nodes)
         .connection_timeout(config.deadline)
+        // A connection that is dead without a word is made again; by default the driver notices it after a minute, many leases.
+        .keepalive_interval((config.deadline / ATTEMPTS / 2).max(SIGN_OF_LIFE))
+        .keepalive_timeout((config.deadline / ATTEMPTS).max(SIGN_OF_LIFE))
         // The layout of other keyspaces is nobody's business here; of this one it is what routes by token.
         .keyspaces_to_fetch([&config.keyspace])
         .schema_agreement_interval(AGREEMENT_POLL)

@@ -13,6 +13,7 @@ use crate::harness::client::conversation;
 use crate::harness::command::{finished, run};
 use crate::harness::http::metric;
 use crate::harness::load::Load;
+use crate::harness::proxy::Proxy;
 use crate::harness::servers::Cluster;
 use crate::harness::{Setup, TestClient, TestNode, eventually};
 
@@ -112,6 +113,29 @@ async fn servers_that_are_away_for_longer_than_a_lease_lose_nothing() {
     running.acked_again(50).await;
     assert!(metric(&node, "convoke_cluster_lives_over_total").await >= 1.0);
     node.kill().await;
+    load.ended(running).await;
+    load.forget_refusals();
+    node.start_again().await;
+    load.settle(&node).await;
+    node.stop().await;
+    cluster.check().await;
+}
+
+/// As when a firewall forgets a connection, or a host goes without a word: only that nothing is answered tells it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a CQL server: CONVOKE_TEST_CQL=host:port"]
+async fn connections_to_a_server_that_are_silently_dead_are_made_again() {
+    let wire = Proxy::start().await;
+    wire.leads_to(Cluster::new().server().parse().unwrap());
+    let cluster = Cluster::on(wire.address.to_string()).made().await;
+    let config = cluster.config("one").replace("deadline_ms = 20000", "deadline_ms = 4000");
+    let mut node = Setup::config(&config).start().await;
+    let mut load = Load::of_pairs(2);
+    let running = load.start(&node).await;
+    running.acked(50).await;
+    wire.silence();
+    running.acked_again(50).await;
+    node.stop().await;
     load.ended(running).await;
     load.forget_refusals();
     node.start_again().await;
