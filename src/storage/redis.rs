@@ -133,8 +133,41 @@ pub struct RedisNumbers {
     pub waiting: usize,
 }
 
+/// The connection to Redis. It is made when it is needed.
+struct Connection {
+    client: Client,
+    timing: ConnectionManagerConfig,
+    manager: Mutex<ConnectionManager>,
+}
+
+impl Connection {
+    fn new(config: &RedisConfig) -> Result<Self, RedisError> {
+        let client = Client::open(config.url.as_str())?;
+        let timing = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(config.deadline))
+            .set_connection_timeout(Some(config.deadline))
+            .set_max_delay(LONGEST_PAUSE)
+            .set_number_of_retries(1);
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), timing.clone())?;
+        Ok(Self { client, timing, manager: Mutex::new(manager) })
+    }
+
+    fn get(&self) -> ConnectionManager {
+        self.manager.lock().clone()
+    }
+
+    /// Makes it anew, after a failure: on one that is dead without a word the driver waits for answers as long as the kernel thinks
+    /// that it lives, a quarter of an hour.
+    fn renew(&self) -> Result<(), RedisError> {
+        *self.manager.lock() =
+            ConnectionManager::new_lazy_with_config(self.client.clone(), self.timing.clone())?;
+        Ok(())
+    }
+}
+
 struct Shared {
     config: RedisConfig,
+    connection: Connection,
     behind: Mutex<Behind>,
     changed: Notify,
     away: AtomicBool,
@@ -145,7 +178,6 @@ struct Shared {
 /// Redis, as a node uses it.
 pub struct RedisStore {
     shared: Arc<Shared>,
-    manager: ConnectionManager,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -155,24 +187,19 @@ impl RedisStore {
     /// # Errors
     /// The address is none.
     pub fn start(config: RedisConfig, everything: Everything) -> Result<Self, SoftError> {
-        let client = Client::open(config.url.as_str())?;
-        let timing = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(config.deadline))
-            .set_connection_timeout(Some(config.deadline))
-            .set_max_delay(LONGEST_PAUSE)
-            .set_number_of_retries(1);
-        let manager = ConnectionManager::new_lazy_with_config(client, timing)?;
+        let connection = Connection::new(&config)?;
         let behind = Mutex::new(Behind::new(config.max_waiting));
         let shared = Arc::new(Shared {
             config,
+            connection,
             behind,
             changed: Notify::new(),
             away: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             numbers: Numbers::default(),
         });
-        let writing = write_behind(shared.clone(), manager.clone(), everything);
-        Ok(Self { shared, manager, writer: Mutex::new(Some(tokio::spawn(writing))) })
+        let writing = write_behind(shared.clone(), everything);
+        Ok(Self { shared, writer: Mutex::new(Some(tokio::spawn(writing))) })
     }
 
     /// A device has this session now. Returns at once.
@@ -205,7 +232,7 @@ impl RedisStore {
     ) -> Result<Vec<(DeviceId, SessionCopy)>, SoftError> {
         let key = self.shared.key("sessions", user.as_str());
         let entries: HashMap<String, String> =
-            redis::cmd("HGETALL").arg(key).query_async(&mut self.manager.clone()).await?;
+            redis::cmd("HGETALL").arg(key).query_async(&mut self.shared.connection.get()).await?;
         let read = |(device, entry): (String, String)| {
             let copy = SessionCopy::from_entry(&entry).filter(|copy| is_alive(copy.incarnation))?;
             Some((DeviceId::new(&device).ok()?, copy))
@@ -225,7 +252,7 @@ impl RedisStore {
         }
         let keys: Vec<String> = users.iter().map(|user| self.shared.key("seen", user.as_str())).collect();
         let times: Vec<Option<u64>> =
-            redis::cmd("MGET").arg(keys).query_async(&mut self.manager.clone()).await?;
+            redis::cmd("MGET").arg(keys).query_async(&mut self.shared.connection.get()).await?;
         Ok(times.into_iter().map(|time| time.map(Timestamp)).collect())
     }
 
@@ -398,7 +425,7 @@ impl Shared {
     }
 }
 
-async fn write_behind(shared: Arc<Shared>, mut manager: ConnectionManager, everything: Everything) {
+async fn write_behind(shared: Arc<Shared>, everything: Everything) {
     let mut marker = None;
     let mut again_at = Instant::now() + EVERYTHING;
     loop {
@@ -407,7 +434,7 @@ async fn write_behind(shared: Arc<Shared>, mut manager: ConnectionManager, every
             shared.behind.lock().do_anew(Anew::Write);
             again_at = Instant::now() + EVERYTHING;
         }
-        match shared.round(&mut manager, &mut marker, &everything).await {
+        match shared.round(&mut shared.connection.get(), &mut marker, &everything).await {
             Ok(()) => {
                 if shared.away.swap(false, Ordering::Relaxed) {
                     tracing::info!("Redis is back; everything was written again");
@@ -417,6 +444,9 @@ async fn write_behind(shared: Arc<Shared>, mut manager: ConnectionManager, every
                 shared.numbers.failed.fetch_add(1, Ordering::Relaxed);
                 if !shared.away.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%error, "Redis is away; messages need it for nothing");
+                }
+                if let Err(error) = shared.connection.renew() {
+                    tracing::warn!(%error, "the connection to Redis cannot be made anew");
                 }
             }
         }

@@ -262,9 +262,10 @@ async fn connect(
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.nodes)
         .connection_timeout(config.deadline)
-        // A connection that is dead without a word is made again; by default the driver notices it after a minute, many leases.
-        .keepalive_interval((config.deadline / ATTEMPTS / 2).max(SIGN_OF_LIFE))
-        .keepalive_timeout((config.deadline / ATTEMPTS).max(SIGN_OF_LIFE))
+        // A connection that is dead without a word is made again; by default the driver notices it after a minute. But not too soon: one
+        // that is cut for some seconds goes on by itself, and the driver's pauses between attempts to connect grow to ten seconds.
+        .keepalive_interval((config.deadline / 4).max(SIGN_OF_LIFE))
+        .keepalive_timeout(config.deadline.max(SIGN_OF_LIFE))
         // The layout of other keyspaces is nobody's business here; of this one it is what routes by token.
         .keyspaces_to_fetch([&config.keyspace])
         .schema_agreement_interval(AGREEMENT_POLL)

@@ -5,6 +5,7 @@ use std::process::Command;
 use convoke_protocol::framing::Framing;
 
 use crate::harness::http::metric;
+use crate::harness::proxy::Proxy;
 use crate::harness::{Setup, TestClient, eventually};
 
 fn config(url: &str, prefix: &str) -> Setup {
@@ -46,6 +47,27 @@ async fn others_see_who_is_online() {
     // A stop in order leaves nobody online.
     node.stop().await;
     assert_eq!(ask(&server, &["HKEYS", &key]).trim(), "");
+}
+
+/// As when a firewall forgets the connection: only that nothing is answered tells it.
+#[tokio::test]
+#[ignore = "needs a Redis: CONVOKE_TEST_REDIS=host:port"]
+async fn a_connection_that_is_silently_dead_is_made_again() {
+    let server = std::env::var("CONVOKE_TEST_REDIS").expect("CONVOKE_TEST_REDIS=host:port names a Redis");
+    let wire = Proxy::start().await;
+    wire.leads_to(server.parse().unwrap());
+    let prefix = format!("silent{}:", std::process::id());
+    let mut node = config(&wire.address.to_string(), &prefix).start().await;
+    let is_shown = async |user: &str| {
+        let key = format!("{prefix}sessions:{user}");
+        eventually(user, async || (ask(&server, &["HKEYS", &key]).trim() == "phone").then_some(())).await;
+    };
+    let _alice = TestClient::login(&node, Framing::Tcp, "alice", "phone").await;
+    is_shown("alice").await;
+    wire.silence();
+    let _bob = TestClient::login(&node, Framing::Tcp, "bob", "phone").await;
+    is_shown("bob").await;
+    node.stop().await;
 }
 
 #[tokio::test]

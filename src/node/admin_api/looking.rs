@@ -1,7 +1,5 @@
 //! What operators look at: sessions, conversations, groups, memory.
 
-use std::cmp::Ordering;
-
 use convoke_protocol::error_code::ErrorCode;
 use convoke_protocol::group::GroupRole;
 use convoke_protocol::id::{ConversationId, GroupId, Seq, UserId};
@@ -36,9 +34,9 @@ pub(super) fn sessions(services: &Services, which: &WhichSessions) -> SessionLin
         }
     });
     let total = meant.len();
-    meant.sort_by(|one, other| match one.user.cmp(&other.user) {
-        Ordering::Equal => one.since.cmp(&other.since),
-        unequal => unequal,
+    // Ids that were made in the same millisecond rise, too.
+    meant.sort_by(|one, other| {
+        one.user.cmp(&other.user).then(one.since.cmp(&other.since)).then(one.id.cmp(&other.id))
     });
     meant.truncate(which.limit.unwrap_or(DEFAULT_LINES).min(MAX_LINES));
     let line = |session: &std::sync::Arc<SessionShared>| SessionLine {

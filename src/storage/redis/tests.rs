@@ -189,7 +189,7 @@ async fn after_flushall_everything_is_written_again() {
     let store = start(&server.address(), &sessions);
     until("all are written", || async { sessions_of(&store, "u1199").await.len() == 1 }).await;
     let written = store.numbers().everything;
-    let mut manager = store.manager.clone();
+    let mut manager = store.shared.connection.get();
     let () = redis::cmd("FLUSHALL").query_async(&mut manager).await.expect("emptied");
     until("all are written again", || async { store.numbers().everything > written }).await;
     for name in ["u0", "u600", "u1199"] {
