@@ -159,11 +159,16 @@ pub(super) async fn apply(
     let me = Uuid::new_v4();
     lock(session, me).await?;
     let applied = patiently(|| migrate(session, keyspace, options.shards)).await;
-    // One that stays behind expires.
-    let unlocked = say(session, format!("DELETE FROM schema_lock WHERE part = 0 IF holder = {me}")).await;
-    let applied = applied?;
-    unlocked?;
-    Ok(applied)
+    unlock(session, me).await;
+    applied
+}
+
+/// Gives the lock back. Whether that succeeds changes nothing of what was applied: one that stays behind expires.
+async fn unlock(session: &Session, me: Uuid) {
+    let give_back = || say(session, format!("DELETE FROM schema_lock WHERE part = 0 IF holder = {me}"));
+    if let Err(error) = patiently(give_back).await {
+        tracing::warn!(%error, "the schema's lock is not given back: it expires within {LOCK_TTL_S} s");
+    }
 }
 
 /// Tries again what may be repeated: a server may not have heard yet of what the one that was asked first made; it is told by
