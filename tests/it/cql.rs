@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::harness::client::conversation;
 use crate::harness::command::{finished, run};
 use crate::harness::http::metric;
-use crate::harness::load::Load;
+use crate::harness::load::{Load, Running};
 use crate::harness::proxy::Proxy;
 use crate::harness::servers::Cluster;
 use crate::harness::{Setup, TestClient, TestNode, eventually};
@@ -88,6 +88,16 @@ impl Drop for OwnServer {
     }
 }
 
+/// The node has ended: what it acknowledged is there when it begins again.
+async fn settled(mut load: Load, running: Running, mut node: TestNode, cluster: Cluster) {
+    load.ended(running).await;
+    load.forget_refusals();
+    node.start_again().await;
+    load.settle(&node).await;
+    node.stop().await;
+    cluster.check().await;
+}
+
 fn script() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cql-nodes"))
 }
@@ -113,12 +123,7 @@ async fn servers_that_are_away_for_longer_than_a_lease_lose_nothing() {
     running.acked_again(50).await;
     assert!(metric(&node, "convoke_cluster_lives_over_total").await >= 1.0);
     node.kill().await;
-    load.ended(running).await;
-    load.forget_refusals();
-    node.start_again().await;
-    load.settle(&node).await;
-    node.stop().await;
-    cluster.check().await;
+    settled(load, running, node, cluster).await;
 }
 
 /// As when a firewall forgets a connection, or a host goes without a word: only that nothing is answered tells it.
@@ -136,12 +141,7 @@ async fn connections_to_a_server_that_are_silently_dead_are_made_again() {
     wire.silence();
     running.acked_again(50).await;
     node.stop().await;
-    load.ended(running).await;
-    load.forget_refusals();
-    node.start_again().await;
-    load.settle(&node).await;
-    node.stop().await;
-    cluster.check().await;
+    settled(load, running, node, cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
