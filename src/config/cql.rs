@@ -16,7 +16,8 @@ section! {
         Restart user: String = String::new();
         /// A file with the user's password, and nothing else but white space.
         Restart password_file: PathBuf = PathBuf::new();
-        /// How long a statement is tried, its repeats included, in milliseconds.
+        /// How long a statement is tried, its repeats included, in milliseconds. A connection that gives no sign of life for as long is
+        /// given up and made again.
         Restart deadline_ms: Millis = Millis(5_000), in 100..=60_000;
         /// After how long without an answer a statement that may be repeated goes to another server as well, in milliseconds, while the node
         /// has few under way; 0 for never.
